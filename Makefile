@@ -1,0 +1,35 @@
+# On a fresh machine, `make demo` and `make test` are all the set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+READY_TEST := $(VENV)/.installed-test
+
+.PHONY: demo test lint types clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e .
+	touch $@
+
+# torch and peft are for the parity tests alone; the pinned release first, where it can be had as a CPU build.
+$(READY_TEST): $(READY)
+	$(BIN)/pip install -q torch==2.13.0 || true
+	$(BIN)/pip install -q -e '.[test]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python -m experiments.demo --workdir=runs/demo
+
+test: $(READY_TEST)
+	$(BIN)/python -m pytest
+
+lint: $(READY_TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY_TEST)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,1 @@
+"""Configs: `default.get_config` composes one value of each axis; a file an axis."""

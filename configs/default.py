@@ -1,0 +1,62 @@
+"""The config of every run.
+
+    ftjax train --config=configs/default.py:model=nano-gpt,task=reverse,method=lora --workdir=runs/x \\
+        --config.method.rank=8
+
+Axes after the colon, each a file beside this one: `model` (a name, a hub id or a local Hugging Face directory), `task`,
+`method`, `optimizer`, `distill`, `mesh`. Any field can then be set with `--config.field=value`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import distill, mesh, method, model, optimizer, task
+
+AXES = {
+    "model": (model.get, "nano-gpt"),
+    "task": (task.get, "reverse"),
+    "method": (method.get, "lora"),
+    "optimizer": (optimizer.get, "adamw"),
+    "distill": (distill.get, "none"),
+    "mesh": (mesh.get, "single"),
+}
+
+
+def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type checker knows nothing
+    """The config for `axis=value,axis=value`; ValueError lists what exists."""
+    chosen = {name: default for name, (_, default) in AXES.items()}
+    for item in filter(None, axes.split(",")):
+        name, equals, value = item.partition("=")
+        if name not in AXES or not equals or not value:
+            raise ValueError(f"config axis {item!r}: write axis=value with an axis of {', '.join(AXES)}")
+        chosen[name] = value
+    config = ConfigDict(
+        dict(
+            seed=0,
+            steps=placeholder(int),  # or epochs
+            epochs=placeholder(float),
+            batch_size=32,  # examples a step
+            micro_batches=1,  # gradient accumulation: the batch in so many parts
+            eval_every=placeholder(int),  # steps; once an epoch where not given
+            eval_batch_size=64,
+            early_stopping=0,  # evaluations without a better main metric before the run ends; 0: never
+            log_every=20,
+            warm_start="",  # a run's workdir: start from its best trained leaves
+            profile_steps=0,  # so many steps traced by jax.profiler into the workdir
+            wandb_project="",
+            data=dict(
+                layout="auto",  # packed (language modelling), buckets (the rest)
+                overlong="error",  # or drop, truncate
+                pad_side="right",
+                buckets=6,
+            ),
+            loss=dict(label_smoothing=0.0, z_loss=0.0, reduction="token", chunk=2048),
+            generate=dict(max_new_tokens=placeholder(int), examples=placeholder(int)),
+        )
+    )
+    for name, (get, _) in AXES.items():
+        config[name] = get(chosen[name])
+    config.update_from_flattened_dict(task.DEFAULTS[chosen["task"]] | method.DEFAULTS[chosen["method"]])
+    return config

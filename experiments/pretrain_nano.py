@@ -1,0 +1,235 @@
+"""Pretrains the two small models that the project ships, from public-domain novels.
+
+    python -m experiments.pretrain_nano gpt  --data=DIR --workdir=runs/nano-gpt
+    python -m experiments.pretrain_nano bert --data=DIR --workdir=runs/nano-bert
+
+`--data` is a folder of `*.txt` or `*.txt.gz` books; every tenth book by name is held out. The tokenizer is learned on
+the training books. Rows are random crops: `--row` tokens at random position offsets, so that all 512 positions train,
+then 512 tokens for the last tenth of the steps. Kernels of the layers train with Muon (Jordan et al. 2024), the rest
+with AdamW. The run resumes from its workdir; `--output` receives the Hugging Face directory.
+Recipe, curve and figures of the shipped files: `ftjax/assets/README.md`.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+import ftjax
+from ftjax import tree
+from ftjax.models.transformer import Transformer, init
+from ftjax.nn.config import Config
+from ftjax.objectives.lm import causal_lm
+from ftjax.objectives.mlm import masked_lm
+from ftjax.train.step import init_state, make_step
+
+CONTEXT = 512
+BATCH_TOKENS = 2048
+SHAPE: dict[str, Any] = dict(
+    hidden_size=160, num_layers=4, num_heads=5, num_kv_heads=5, head_dim=32, ffn_size=640, max_positions=CONTEXT
+)
+GPT = Config(vocab_size=1024, **SHAPE, scan_unroll=-1)
+BERT = Config(
+    vocab_size=2048, **SHAPE, causal=False, norm_first=False, embed_norm=True, activation="gelu", norm_eps=1e-12,
+    token_types=2, head="mlm", scan_unroll=-1, pooling="first",
+)  # fmt: skip
+
+
+def read_books(folder: Path) -> tuple[list[str], list[str]]:
+    """(training books, held-out books) as texts."""
+    files = sorted([*folder.glob("*.txt"), *folder.glob("*.txt.gz")])
+    texts = []
+    for file in files:
+        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        texts.append(raw.decode("utf-8", errors="replace").lstrip("\ufeff"))
+    return [t for i, t in enumerate(texts) if i % 10 != 5], [t for i, t in enumerate(texts) if i % 10 == 5]
+
+
+def gpt_tokenizer(texts: list[str]) -> Tokenizer:
+    """Byte-level BPE, small enough that names are spelled in a few pieces."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=GPT.vocab_size, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def bert_tokenizer(texts: list[str]) -> Tokenizer:
+    """Lower-cased WordPiece with BERT's special tokens."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=BERT.vocab_size, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", special.index("[SEP]")), ("[CLS]", 2))
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, kind: str, folder: Path) -> None:
+    """`tokenizer.json` and a `tokenizer_config.json` that transformers reads."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = (
+        {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+        if kind == "gpt"
+        else {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep", "mask")}
+    )
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], end: int | None) -> np.ndarray:
+    """One token stream; books separated by `end` where there is one."""
+    pieces = []
+    for text in texts:
+        paragraphs = text.split("\n\n")  # encoded in pieces, for the speed of the batch interface
+        ids = [
+            i for e in tokenizer.encode_batch([p + "\n\n" for p in paragraphs], add_special_tokens=False) for i in e.ids
+        ]
+        pieces.append(np.asarray(ids + ([] if end is None else [end]), np.int32))
+    return np.concatenate(pieces)
+
+
+def rows(stream: np.ndarray, starts: np.ndarray, length: int, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of crops `[B, length]` with every next token labelled."""
+    ids = stream[starts[:, None] + np.arange(length + 1)]
+    steps = np.broadcast_to(np.arange(length, dtype=np.int32), (len(starts), length))
+    return dict(
+        input_ids=ids[:, :-1], segment_ids=np.ones_like(steps), position_ids=steps + offsets[:, None],
+        label_positions=steps, labels=ids[:, 1:],
+    )  # fmt: skip
+
+
+def optimizer(steps: int) -> optax.GradientTransformation:
+    """Muon on the layers' kernels, AdamW on the rest; linear warm-up, then linear to zero."""
+
+    def schedule(peak: float) -> optax.Schedule:
+        return optax.warmup_cosine_decay_schedule(0.0, peak, min(200, steps // 10), steps, 0.02 * peak)
+
+    def kind(path: str, leaf: jax.Array) -> str:
+        return "muon" if path.startswith("params/layers/") and path.endswith("kernel") else "adam"
+
+    dims = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda p: jax.tree.map(lambda _: dims, p))
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.multi_transform(
+            {
+                "muon": optax.chain(muon, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(schedule(0.02))),
+                "adam": optax.adamw(schedule(4e-3), b1=0.9, b2=0.98, weight_decay=0.01),
+            },
+            lambda params: tree.map_paths(kind, params),
+        ),
+    )
+
+
+def evaluate(loss, params, stream: np.ndarray, tokenizer: Tokenizer, causal: bool, tokens: int) -> dict[str, float]:
+    """Held-out figures over the first `tokens` of the stream, in rows of the whole context.
+
+    Causal: bits per byte, each window predicting all its tokens but the very first of the stream from what precedes it
+    in the window. Masked: nats per masked token, and accuracy.
+    """
+    evaluate_batch = jax.jit(lambda params, batch: loss({"params": params}, batch, None))
+    starts = np.arange(0, min(len(stream), tokens) - CONTEXT - 1, CONTEXT)
+    starts = starts[: len(starts) // 8 * 8]
+    nll = weight = correct = 0.0
+    for i in range(0, len(starts), 8):
+        sums = evaluate_batch(params, rows(stream, starts[i : i + 8], CONTEXT, np.zeros(8, np.int32)))
+        nll += float(sums.metrics["nll"][0])
+        correct += float(sums.metrics["token_accuracy"][0])
+        weight += float(sums.weight)
+    result = {"nats_per_token": nll / weight, "accuracy": correct / weight}
+    if causal:
+        predicted = stream[1 : len(starts) * CONTEXT + 1]
+        size = len(tokenizer.decode(predicted.tolist(), skip_special_tokens=False).encode())
+        result["bits_per_byte"] = nll / math.log(2) / size
+    return result
+
+
+def main() -> None:
+    """Trains, resuming from the workdir, and exports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["gpt", "bert"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--row", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    causal = args.kind == "gpt"
+    cfg = GPT if causal else BERT
+    model = Transformer(cfg)
+
+    train_texts, held_texts = read_books(args.data)
+    file = args.workdir / "tokenizer.json"
+    if not file.exists():
+        (gpt_tokenizer if causal else bert_tokenizer)(train_texts).save(str(file))
+    tokenizer = Tokenizer.from_file(str(file))
+    end = tokenizer.token_to_id("<|endoftext|>") if causal else None
+    train, held = encode(tokenizer, train_texts, end), encode(tokenizer, held_texts, end)
+    print(f"train {len(train):,} tokens, held out {len(held):,} tokens of {len(held_texts)} books", flush=True)
+
+    special = () if causal else tuple(range(5))
+    objective = causal_lm(model) if causal else masked_lm(model, mask_id=4, special_ids=special)
+    tx = optimizer(args.steps)
+    step = jax.jit(make_step(objective.loss, tx), donate_argnums=0)
+    state = init_state({"params": init(model, jax.random.key(args.seed))}, tx)
+    checkpoint, curve = args.workdir / "state.npz", args.workdir / "curve.jsonl"
+    if checkpoint.exists():
+        saved = np.load(checkpoint)
+        state = tree.map_paths(lambda path, _: jnp.asarray(saved[path]), state)
+    frozen = jax.tree.map(lambda _: None, state["train"])
+
+    started, first, seen = time.time(), int(state["step"]), []
+    for i in range(first, args.steps):
+        length = args.row if i < 0.9 * args.steps else CONTEXT
+        draw = np.random.default_rng((args.seed, i))
+        count = BATCH_TOKENS // length
+        offsets = draw.integers(0, CONTEXT - length + 1, count).astype(np.int32)
+        batch = rows(train, draw.integers(0, len(train) - length - 1, count), length, offsets)
+        state, metrics = step(state, frozen, batch, jax.random.key(args.seed))
+        seen.append(metrics["loss"])
+        if (i + 1) % 250 == 0 or i + 1 == args.steps:
+            held_out = evaluate(objective.loss, state["train"]["params"], held, tokenizer, causal, 120_000)
+            rate = (i + 1 - first) * BATCH_TOKENS / (time.time() - started)
+            row = {"step": i + 1, "tokens": (i + 1) * BATCH_TOKENS, "loss": float(jnp.mean(jnp.stack(seen))),
+                   **held_out, "tokens_per_second": rate}  # fmt: skip
+            print(json.dumps(row), flush=True)
+            with curve.open("a") as f:
+                f.write(json.dumps(row) + "\n")
+            seen = []
+            aside = args.workdir / "aside.npz"
+            np.savez(
+                aside, allow_pickle=False, **{path: np.asarray(leaf) for path, leaf in tree.flatten(state).items()}
+            )
+            aside.rename(checkpoint)
+
+    params = state["train"]["params"]
+    print("all held-out books:", evaluate(objective.loss, params, held, tokenizer, causal, len(held)), flush=True)
+    if args.output:
+        ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if causal else {"pad_token_id": 0}
+        ftjax.save(args.output, model, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), extra=ends)
+        save_tokenizer(tokenizer, args.kind, args.output)
+        bf16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
+        print("as saved (bf16):", evaluate(objective.loss, bf16, held, tokenizer, causal, len(held)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Tables as text and Markdown, and a self-contained HTML page with curves: no script, no style sheet from elsewhere."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ftjax.files import write_text
+
+Curve = Sequence[tuple[float, float]]
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
+WIDTH, HEIGHT, MARGIN = 560, 240, 44
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first two to the left, the rest to the right; valid as Markdown."""
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i >= 2 else "-") for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def svg(title: str, x_name: str, y_name: str, curves: Mapping[str, Curve]) -> str:
+    """One chart of named curves of (x, y) points."""
+    points = [p for curve in curves.values() for p in curve]
+    if not points:
+        return ""
+    x1 = max(x for x, _ in points) or 1.0
+    y0, y1 = min(y for _, y in points), max(y for _, y in points)
+    y1 = y1 if y1 > y0 else y0 + 1
+    place = lambda x, y: (  # noqa: E731
+        MARGIN + x / x1 * (WIDTH - 2 * MARGIN), HEIGHT - MARGIN + (y0 - y) / (y1 - y0) * (HEIGHT - 2 * MARGIN)
+    )  # fmt: skip
+    out = [f'<svg viewBox="0 0 {WIDTH + 150} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
+    out.append(f'<text x="{MARGIN}" y="16" class="title">{html.escape(title)}</text>')
+    for share in (0, 0.5, 1):
+        x, y = place(share * x1, y0 + share * (y1 - y0))
+        out.append(f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        out.append(f'<text x="{MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{y0 + share * (y1 - y0):.3g}</text>')
+        out.append(f'<text x="{x:.1f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{share * x1:,.0f}</text>')
+    out.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_name)}</text>')
+    out.append(f'<text x="{MARGIN}" y="{MARGIN - 10}">{html.escape(y_name)}</text>')
+    for i, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in curve))
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in (place(*p) for p in curve)]
+        y = MARGIN + 18 * i
+        out.append(f'<rect x="{WIDTH - 30}" y="{y - 9}" width="10" height="10" fill="{colour}"/>')
+        out.append(f'<text x="{WIDTH - 14}" y="{y}">{html.escape(name)}</text>')
+    return "".join([*out, "</svg>"])
+
+
+def write_page(
+    path: Path, title: str, intro: str, header: Sequence[str], rows: Sequence[Sequence[str]], charts: Sequence[str]
+) -> None:
+    """A page with a table and charts, written aside and renamed."""
+    cells = lambda r, tag: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in r)  # noqa: E731
+    body = "".join(f"<tr>{cells(r, 'td')}</tr>" for r in rows)
+    text = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ padding: .3rem .8rem; text-align: right }}
+th {{ border-bottom: 2px solid #444 }} td {{ border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }}
+th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
+svg {{ width: 100%; max-width: 44rem; display: block; margin: 1rem 0 }} svg text {{ font: 11px system-ui; fill: #333 }}
+svg .title {{ font-weight: 600; font-size: 13px }} .grid {{ stroke: #e4e4e4 }}
+</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p>
+<table><thead><tr>{cells(header, "th")}</tr></thead><tbody>{body}</tbody></table>{"".join(charts)}</body></html>
+"""
+    write_text(path, text)

@@ -1,0 +1,140 @@
+"""Speed and memory of ftjax against transformers + PEFT: same machine, model, weights, examples, batch size.
+
+    python -m experiments.speed train     --data=DIR --tokenizer=GPT2_DIR
+    python -m experiments.speed decompose --data=DIR --tokenizer=GPT2_DIR
+
+`train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
+
+- ftjax as it trains by default (packed rows), and transformers' `Trainer`, for LoRA on a PEFT model, at its best:
+  padding to the longest example of the batch, batches grouped by length, fused AdamW, all cores that the process may
+  use. Both pass once over the same random sample of E2E.
+- LoRA has rank 4 on q and v in ftjax. PEFT can only adapt GPT-2's fused `c_attn`; its rank 4 there has exactly as many
+  trainable parameters. PEFT's backward pass then needs the input of q, k and v alike, as ours does.
+- Each side runs in a fresh process, sides in turn, `--rounds` times. The first `--warmup` steps are left out, and so is
+  compilation (reported apart). Tokens are real ones: inputs that are no padding. Peak memory is the process's resident
+  set, compiler included.
+
+`decompose` measures ftjax with one thing switched off at a time, variants in turn in one process; the figure is the
+median over rounds of (seconds per token of the variant / of ftjax as it is).
+
+The model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`), written as a
+Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
+A record goes to `experiments/results/speed.jsonl`; the last of each kind make `experiments/results/speed.md`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments import speed_train
+from experiments.render import text_table
+
+RESULTS = Path(__file__).parent / "results"
+SIDES = ("transformers full", "ftjax full", "transformers lora", "ftjax lora")
+
+
+def in_process(kind: str, name: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """What a fresh process of this module reports on its last line."""
+    what = ["part", kind, name, str(folder), json.dumps(vars(args), default=str)]
+    command = [sys.executable, "-m", "experiments.speed", *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{kind} {name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def part(kind: str, name: str, folder: Path, args: argparse.Namespace) -> None:
+    """The inside of `in_process`."""
+    print(json.dumps(speed_train.PARTS[kind](folder, name, args)))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measures what the command says, adds the record and renders the tables."""
+    from ftjax.train.report import commit
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        speed_train.prepare(folder, args)
+        if args.command == "train":
+            result: Any = {side: [] for side in SIDES}
+            for side in SIDES * args.rounds:
+                kind, method = side.split()
+                result[side].append(in_process(kind, method, folder, args))
+                print(side, json.dumps(result[side][-1]), flush=True)
+        else:
+            result = {method: in_process("decomposition", method, folder, args) for method in ("full", "lora")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    record = {
+        "kind": args.command, "command": "python -m experiments.speed " + " ".join(sys.argv[1:]), "seed": args.seed,
+        "commit": commit(), "machine": f"{cores} x {processor()}", "load": os.getloadavg()[2],
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / "speed.jsonl").open("a") as file:
+        file.write(json.dumps(record | {"result": result}) + "\n")
+    records = {r["kind"]: r for r in map(json.loads, (RESULTS / "speed.jsonl").read_text().splitlines())}
+    facts = "`{command}`: seed {seed}, commit {commit}, {machine}, load average {load:.1f}, {date}."
+    text = "# Speed\n" + "".join(
+        f"\n{facts.format(**record)}\n\n{TABLES[kind](record['result'])}\n" for kind, record in records.items()
+    )
+    (RESULTS / "speed.md").write_text(text)
+    print(text)
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def train_table(result: dict[str, Any]) -> str:
+    """Medians over rounds; ratios of the same round."""
+    columns = ("examples/s", "tokens/s", "ms/step", "peak GB", "compile s")
+    rows = []
+    for side, runs in result.items():
+        theirs = result["transformers " + side.split()[1]]
+        ratio = statistics.median(a["examples/s"] / b["examples/s"] for a, b in zip(runs, theirs))
+        rows.append([side, *(f"{statistics.median(run[c] for run in runs):.4g}" for c in columns), f"{ratio:.2f}"])
+    return text_table(["side", *columns, "examples/s against transformers"], rows)
+
+
+def decompose_table(result: dict[str, Any]) -> str:
+    """Ratios of the time per token, by what is switched off."""
+    rows = [[name, f"{result['full'].get(name, ''):.4}", f"{ratio:.4}"] for name, ratio in result["lora"].items()]
+    return text_table(["ftjax, time per token", "full", "lora"], rows)
+
+
+TABLES = {"train": train_table, "decompose": decompose_table}
+
+
+def main() -> None:
+    """The subcommands."""
+    if sys.argv[1:2] == ["part"]:
+        kind, name, folder, options = sys.argv[2:]
+        return part(kind, name, Path(folder), argparse.Namespace(**json.loads(options)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, about in (("train", "against transformers"), ("decompose", "one gain at a time")):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--data", type=Path, required=True, help="the E2E folder")
+        command.add_argument("--tokenizer", type=Path, required=True)
+        command.add_argument("--model", default="gpt2-small-shape")
+        command.add_argument("--batch_size", type=int, default=8)
+        command.add_argument("--steps", type=int, default=20, help="measured, in a round of a side")
+        command.add_argument("--warmup", type=int, default=3)
+        command.add_argument("--rounds", type=int, default=2)
+        command.add_argument("--seed", type=int, default=0)
+    return measure(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

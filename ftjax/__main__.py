@@ -1,0 +1,5 @@
+"""`python -m ftjax`."""
+
+from ftjax.cli.main import run
+
+run()

@@ -1,0 +1,47 @@
+"""ftjax eval --workdir=RUN [--split=test]: a run's best checkpoint on a split, with 95% bootstrap intervals.
+
+ftjax eval --config=configs/default.py:model=...,task=... evaluates a model as it is, before any training.
+Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from ftjax.cli.flags import define_config, read_config
+from ftjax.errors import UserError
+from ftjax.files import write_rows
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """The command's flags."""
+    define_config(values, argv, default=None)
+    flags.DEFINE_string("workdir", None, "a run's folder", flag_values=values)
+    flags.DEFINE_string("split", None, "train, validation or test; the config's eval_split", flag_values=values)
+    flags.DEFINE_string("output", None, "file for the per-example rows (JSON lines)", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Evaluates, and prints metrics and intervals as JSON."""
+    from ftjax.train.build import build
+    from ftjax.train.evaluate import evaluate_split
+    from ftjax.train.fields import Fields
+    from ftjax.train.restore import load_run
+
+    workdir, split = values["workdir"].value, values["split"].value
+    if bool(workdir) == (values["config"].value is not None):
+        raise UserError("give either --workdir=RUN or --config=configs/default.py:model=...,task=...")
+    if workdir:
+        f, parts = load_run(Path(workdir))
+    else:
+        f = Fields(read_config(values)[0])
+        parts = build(f)
+    split = split or f.task.eval_split
+    if split not in ("train", "validation", "test"):
+        raise UserError(f"--split={split}: give train, validation or test")
+    result, rows = evaluate_split(f, parts, split)
+    output = values["output"].value or (Path(workdir) / f"eval-{split}.jsonl" if workdir else None)
+    if output and rows:
+        write_rows(Path(output), rows)
+    print(json.dumps(result, indent=2))

@@ -1,0 +1,29 @@
+"""The config flag that commands share."""
+
+import runpy
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ftjax.errors import UserError
+
+
+def define_config(values: flags.FlagValues, argv: list[str], default: str | None = "configs/default.py") -> None:
+    """`--config=FILE:axis=value,...` with overrides `--config.field=value`."""
+    config_flags.DEFINE_config_file(
+        "config",
+        default,
+        "config file, then axes: FILE:model=...,task=...,method=...",
+        flag_values=values,
+        sys_argv=["ftjax", *argv],  # it looks for overrides there before the flags are parsed
+    )
+
+
+def read_config(values: flags.FlagValues) -> tuple[ConfigDict, ConfigDict]:
+    """(config with overrides, the same without)."""
+    config = values["config"].value
+    if config is None:
+        raise UserError("give --config=configs/default.py:model=...,task=...,method=...")
+    flag = values["config"]
+    path, _, axes = flag.config_filename.partition(":")  # type: ignore[attr-defined]
+    return config, runpy.run_path(path)["get_config"](axes)

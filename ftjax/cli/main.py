@@ -1,0 +1,74 @@
+"""`ftjax <command>`: one thin file a command."""
+
+import importlib
+import logging
+import os
+import re
+import sys
+
+from absl import flags
+
+from ftjax.errors import RunError, UserError
+
+COMMANDS = {
+    "train": "fine-tune a model: --config, --workdir",
+    "eval": "evaluate a run or a model: --workdir or --config",
+    "generate": "continue prompts: --workdir or --model, --prompt",
+}
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of the console script; exits 0, 1 (the run failed) or 2 (bad input)."""
+    sys.exit(main(sys.argv[1:] if argv is None else argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print("usage: ftjax <command> [--flags]\n")
+        print("\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()))
+        print("\nftjax <command> --help shows its flags.")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        return _fail(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    logging.basicConfig(level=logging.WARNING, format="ftjax: %(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every folder that it opens
+    sys.path.insert(0, os.getcwd())  # `configs` is a package of the folder that one runs from
+    command = importlib.import_module(f"ftjax.cli.{name}")
+    values = flags.FlagValues()
+    try:
+        command.define(values, rest)
+        flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+        left = values([f"ftjax {name}", *rest])[1:]
+        if values["help"].value:
+            print((command.__doc__ or "").strip(), "\n", values.main_module_help() or values.get_help(), sep="\n")
+            return 0
+        if left:
+            raise UserError(f"unexpected {' '.join(left)}; flags are written --name=value")
+        command.main(values)
+    except UserError as error:
+        return _fail(str(error))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(error, flags.Error) and not _from_config(error):
+            raise
+        # absl carries a config file's error as the text of its traceback, whose last line says it
+        return _fail(re.split(r"\n\w*Error: ", str(error))[-1].strip("'\""))
+    except RunError as error:
+        print(f"ftjax: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _from_config(error: BaseException) -> bool:
+    """Whether a config file or an override of one raised it: that is bad input, anything else is a bug."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_code.co_filename if trace else ""
+    return "ml_collections" in name or f"{os.sep}configs{os.sep}" in name
+
+
+def _fail(message: str) -> int:
+    print(f"ftjax: {' '.join(message.split())}", file=sys.stderr)
+    return 2

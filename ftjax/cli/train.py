@@ -1,0 +1,26 @@
+"""ftjax train --config=configs/default.py:model=...,task=...,method=... --workdir=DIR [--config.field=value ...]"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from ftjax.cli.flags import define_config, read_config
+from ftjax.errors import UserError
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """The command's flags."""
+    define_config(values, argv)
+    flags.DEFINE_string("workdir", None, "the run's folder; an interrupted run goes on", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Trains, and prints the result."""
+    from ftjax.train.loop import train  # heavy imports only once the flags are right
+
+    config, default = read_config(values)
+    if not values["workdir"].value:
+        raise UserError("give --workdir=DIR for the run's files")
+    result = train(config, default, Path(values["workdir"].value))
+    print(json.dumps(result, indent=2))

@@ -1,0 +1,133 @@
+"""Hugging Face checkpoints in and out: `load`, `save`, `tokenizer`."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from ftjax.errors import UserError
+from ftjax.hub import bert, files, gpt2, llama, names
+from ftjax.hub.family import Family, config_fields, hf_config
+from ftjax.models.transformer import Transformer
+from ftjax.nn.config import Config
+from ftjax.nn.layers import uncut
+
+FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert)}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+CHOSEN_BY_LOAD = ("head", "num_classes", "dtype")
+
+
+def load(
+    path_or_id: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    compute_dtype: Any = jnp.float32,
+    head: str | None = None,
+    num_classes: int = 0,
+    seed: int = 0,
+    **overrides: Any,
+) -> tuple[Transformer, Any]:
+    """The model and the parameters of a checkpoint: a directory, a hub id, or a model shipped with ftjax.
+
+    Args:
+      dtype: in which the parameters are stored; None for the file's own (fp16 becomes fp32).
+      compute_dtype: of the forward pass (`Config.dtype`).
+      head: 'lm', 'mlm', 'classification' or 'none'; None for what config.json's `architectures` says. The parts of
+        another head than that, where the file lacks them, are newly initialised from `seed`, with a logged warning.
+      num_classes: of a classifier; 0 for the file's own. Another number than the file's gives a new classifier.
+      overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
+    Returns:
+      (model, params): nested dicts of jax arrays, layers stacked `[L, ...]`.
+    Raises:
+      UserError: the path, an option that we do not support, or all tensors that do not fit, in one line.
+    """
+    folder = files.resolve(path_or_id)
+    hf = files.read_json(folder / "config.json")
+    try:
+        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, overrides)
+    except UserError as error:
+        where = str(folder)
+        raise error if where in str(error) else UserError(f"{where}: {error}") from None
+
+
+def _load(
+    folder: Path, hf: dict, dtype: Any, compute_dtype: Any, head: str | None, classes: int, seed: int, overrides: dict
+) -> tuple[Transformer, Any]:
+    family = FAMILIES.get(hf.get("model_type", ""))
+    if family is None:
+        raise UserError(f"config.json: model_type={hf.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
+    own = next((family.architectures[a] for a in hf.get("architectures") or () if a in family.architectures), None)
+    known = sorted(set(family.architectures.values()))
+    head = head or own
+    if head is None:
+        raise UserError(f"config.json: no known head in architectures={hf.get('architectures')}; give head= {known}")
+    if head not in known:
+        raise UserError(f"head={head!r} is none of a {family.model_type} model: {', '.join(known)}")
+    fields = {field.name for field in dataclasses.fields(Config)} - set(CHOSEN_BY_LOAD)
+    unknown = sorted(set(overrides) - fields)
+    if unknown:
+        raise UserError(f"no such override: {', '.join(unknown)}; the fields are {', '.join(sorted(fields))}")
+    if classes and head != "classification":
+        raise UserError(f"num_classes={classes} needs head='classification', this is head={head!r}")
+
+    options = config_fields(family, hf) | {"head": head, "dtype": compute_dtype}
+    tensors = names.normalise(family, files.read_weights(folder))
+    if head == "classification":
+        stored = family.weights["classifier/kernel"].name
+        theirs = tensors[stored].shape[0] if stored in tensors else 0
+        if classes and theirs not in (0, classes):
+            tensors = {name: x for name, x in tensors.items() if not name.startswith(stored.split(".")[0] + ".")}
+            own = None  # another classifier than the file's
+        if not (classes or theirs):
+            raise UserError("head='classification' of a checkpoint without a classifier needs num_classes")
+        options |= {**family.classification, "num_classes": classes or theirs}
+    model = Transformer(Config(**options | overrides))
+    return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed)
+
+
+def save(
+    directory: str | os.PathLike, model: Transformer, params: Any, *, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json and model.safetensors, as `transformers` reads them, into `directory`.
+
+    Args:
+      params: canonical, or with a cut layer stack.
+      extra: further config.json entries (pad_token_id, eos_token_id, id2label, ...), which our Config does not hold.
+    Raises:
+      UserError: a model that no known family can hold, or parameters that are not the model's.
+    """
+    cfg = model.cfg
+    family = _family(cfg)
+    config = hf_config(family, cfg)
+    tensors = names.write(family, model, {**params, "layers": uncut(params["layers"], cfg.num_layers)})
+    dtype = str(params["embed"]["tokens"]["embedding"].dtype)
+    files.write(Path(directory), {**config, "dtype": dtype, **(extra or {})}, tensors)
+
+
+def _family(cfg: Config) -> Family:
+    if not cfg.causal:
+        return bert.FAMILY
+    return llama.FAMILY if cfg.positions == "rotary" else gpt2.FAMILY
+
+
+def tokenizer(path_or_id: str | os.PathLike, vocab_size: int | None = None) -> Any:
+    """The checkpoint's tokenizer by `transformers` (never its remote code).
+
+    Raises:
+      UserError: none there, or one with more ids than the model's `vocab_size`.
+    """
+    from transformers import AutoTokenizer
+
+    folder = files.resolve(path_or_id, weights=False)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):  # else an empty one would be made up
+        raise UserError(f"{folder}: no tokenizer; none of {', '.join(TOKENIZER_FILES)}")
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no tokenizer ({str(error).splitlines()[0]})") from error
+    if vocab_size is not None and len(loaded) > vocab_size:
+        raise UserError(f"{folder}: the tokenizer has {len(loaded)} ids, the model's vocab_size is {vocab_size}")
+    return loaded

@@ -1,0 +1,119 @@
+"""What a model family is to us: its config options and its weight names, both read in either direction."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ftjax.errors import UserError
+from ftjax.nn.config import Config
+
+log = logging.getLogger(__name__)
+REQUIRED = object()
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+
+
+class Weight(NamedTuple):
+    """Where a parameter of ours lives in a checkpoint; `{i}` in the name is the layer."""
+
+    name: str
+    transpose: bool = False  # torch's Linear holds [out, in]
+    part: int = 0  # which of the `parts` equal pieces of the last axis (GPT-2's fused c_attn)
+    parts: int = 1
+
+
+class Family(NamedTuple):
+    """One model family of Hugging Face. Names of weights are given as in the model with a head."""
+
+    model_type: str
+    prefix: str  # of the body's names, absent in files of the bare model
+    architectures: Mapping[str, str]  # architecture -> head; the first of a head is the one written
+    options: Mapping[str, tuple[str, Any]]  # Config field -> (config.json key, default or REQUIRED)
+    unsupported: Mapping[str, Any]  # config.json key -> the only value that we support, also the default
+    fixed: Mapping[str, Any]  # Config fields that never differ in this family
+    classification: Mapping[str, Any]  # the same, for its sequence classifier
+    weights: Mapping[str, Weight]  # our path -> where
+    ignored: str  # regular expression of buffers that are no parameters
+    copies: Mapping[str, str]  # names that may repeat another tensor, where the head is tied
+    renamed: Mapping[str, str]  # endings of old files -> today's
+    to_config: Callable[[Mapping[str, Any]], dict[str, Any]]  # config.json -> Config fields that are no plain option
+    to_hf: Callable[[Config], dict[str, Any]]  # inverts `to_config`; raises UserError where config.json cannot say it
+
+
+def linear(path: str, name: str) -> dict[str, Weight]:
+    """A Linear of ours under `path`, of torch under `name`."""
+    return {f"{path}/kernel": Weight(f"{name}.weight", transpose=True), f"{path}/bias": Weight(f"{name}.bias")}
+
+
+def layer_norm(path: str, name: str) -> dict[str, Weight]:
+    """A LayerNorm of ours under `path`, of torch under `name`."""
+    return {f"{path}/scale": Weight(f"{name}.weight"), f"{path}/bias": Weight(f"{name}.bias")}
+
+
+def activation(hf: Mapping[str, Any], key: str, default: str) -> str:
+    """Our name of the activation in `hf[key]`; UserError where we have none."""
+    name = hf.get(key, default)
+    if name not in ACTIVATIONS:
+        raise UserError(f"config.json: {key}={name!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def hf_activation(name: str) -> str:
+    """Hugging Face's name of our activation."""
+    return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == name)
+
+
+def head_dim(hidden: int, heads: int) -> int:
+    """hidden / heads; UserError where it leaves a remainder."""
+    if hidden % heads:
+        raise UserError(f"config.json: {heads} attention heads do not divide the hidden size {hidden}")
+    return hidden // heads
+
+
+def plain_heads(cfg: Config, model_type: str) -> None:
+    """UserError unless every head has its own keys and values and the heads fill the hidden size."""
+    if cfg.num_kv_heads != cfg.num_heads or cfg.head_dim * cfg.num_heads != cfg.hidden_size:
+        raise UserError(
+            f"a {model_type} checkpoint needs num_kv_heads = num_heads and head_dim = hidden_size / num_heads, got "
+            f"{cfg.num_kv_heads} of {cfg.num_heads} heads, each {cfg.head_dim} wide of {cfg.hidden_size}"
+        )
+
+
+def config_fields(family: Family, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The Config fields of a config.json, but for the head; UserError names every missing or unsupported option."""
+    missing = [key for key, default in family.options.values() if default is REQUIRED and hf.get(key) is None]
+    if missing:
+        raise UserError(f"config.json: {family.model_type} needs {', '.join(missing)}")
+    for key, value in {**family.unsupported, "quantization_config": None}.items():
+        if hf.get(key, value) != value:
+            raise UserError(f"config.json: {key}={hf[key]!r} is not supported, only {value!r}")
+    plain = {field: hf.get(key, default) for field, (key, default) in family.options.items()}
+    return {**family.fixed, **plain, **family.to_config(hf)}
+
+
+def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
+    """The config.json of `cfg`, but for the dtype; UserError names what this family cannot say."""
+    expected = {**family.fixed, **(family.classification if cfg.head == "classification" else {})}
+    wrong = [f"{k}={getattr(cfg, k)!r} (always {v!r})" for k, v in expected.items() if getattr(cfg, k) != v]
+    if wrong:
+        raise UserError(f"a {family.model_type} checkpoint cannot say {', '.join(wrong)}")
+    hf: dict[str, Any] = {}
+    for field, (key, _) in family.options.items():
+        if hf.setdefault(key, getattr(cfg, field)) != getattr(cfg, field):
+            log.warning("config.json has one %s; %s=%s is not written", key, field, getattr(cfg, field))
+    said = set(family.options)
+    lost = [f for f in ("embed_dropout", "attention_dropout", "hidden_dropout") if f not in said and getattr(cfg, f)]
+    if lost:
+        log.warning("a %s config.json has no %s: not written", family.model_type, ", ".join(lost))
+    architecture = next(name for name, head in family.architectures.items() if head == cfg.head)
+    hf |= {"model_type": family.model_type, "architectures": [architecture], **family.unsupported, **family.to_hf(cfg)}
+    if cfg.head == "classification":
+        names = [f"LABEL_{i}" for i in range(cfg.num_classes)]
+        hf |= {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    return hf

@@ -1,0 +1,165 @@
+"""A family's table of weight names, applied in both directions."""
+
+import functools
+import logging
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.hub.family import Family, Weight
+from ftjax.hub.files import DTYPES, Stored
+from ftjax.models.transformer import Transformer, abstract
+from ftjax.nn.config import Config
+
+log = logging.getLogger(__name__)
+OUTSIDE = ("head", "transform", "classifier")  # of the body, whose names have the family's prefix
+HEADS = (*OUTSIDE, "pooler")
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def normalise(family: Family, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors under the table's names: no prefix, endings of today, no buffers."""
+    out = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(family.prefix)
+        for old, new in family.renamed.items():
+            name = name.replace(old, new) if name.endswith(old) else name
+        if not re.fullmatch(family.ignored, name):
+            out[name] = tensor
+    return out
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
+    return {path: x.shape for path, x in tree.flatten(abstract(Transformer(cfg))).items()}
+
+
+def _rows(path: str, weight: Weight, shape: tuple[int, ...]) -> tuple[list[str], tuple[int, ...]]:
+    """The names of a parameter of ours, one a layer, and the shape that each has in a file."""
+    layers, row = (range(shape[0]), shape[1:]) if path.startswith("layers/") else (range(1), shape)
+    row = row[::-1] if weight.transpose else (*row[:-1], row[-1] * weight.parts)
+    return [weight.name.format(i=i) for i in layers], row
+
+
+def _listing(names: list[str]) -> str:
+    """Names joined by commas, those that differ only in the layer as one."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_LAYER.sub("{}", name, count=1), []).append(name)
+    return ", ".join(
+        same[0] if len(same) == 1 else key.replace("{}", "{" + ",".join(_LAYER.findall(n)[0] for n in same) + "}")
+        for key, same in groups.items()
+    )
+
+
+def read(
+    family: Family, model: Transformer, tensors: Mapping[str, Stored], *, dtype: Any, fresh_head: bool, seed: int
+) -> Any:
+    """The parameters of `model` from normalised `tensors`, layers stacked `[L, ...]`.
+
+    Args:
+      dtype: of the result; None for the file's own (fp16 becomes fp32).
+      fresh_head: a part of the head that the file lacks entirely is initialised from `seed`, and logged.
+    Raises:
+      UserError: in one line, every tensor that is missing, unexpected, of a wrong shape or a dtype without gradients.
+    """
+    shapes = _shapes(model.cfg)
+    places = {p: (family.weights[p], *_rows(p, family.weights[p], s)) for p, s in shapes.items() if p in family.weights}
+    held = {path.split("/")[0] for path, (_, names, _) in places.items() if any(n in tensors for n in names)}
+    absent = {part for path in shapes if (part := path.split("/")[0]) in HEADS and part not in held}
+    fresh = {path for path in shapes if path.split("/")[0] in absent and (fresh_head or path not in places)}
+
+    wanted = {name: row for path, (_, names, row) in places.items() if path not in fresh for name in names}
+    unused = {family.weights[p].name for p in family.weights if p.split("/")[0] in HEADS} | set(family.copies)
+    problems = {
+        "missing": [n for n in wanted if n not in tensors],
+        "unexpected": [n for n in tensors if n not in wanted and n not in unused],
+        "of a wrong shape": [
+            f"{n} {list(tensors[n].shape)} (config.json says {list(row)})"
+            for n, row in wanted.items()
+            if n in tensors and tensors[n].shape != row
+        ],
+        "not fp32, fp16 or bf16": [n for n in wanted if n in tensors and tensors[n].dtype not in DTYPES],
+        "no copy of its tied weight": [
+            n
+            for n, of in family.copies.items()
+            if {n, of} <= tensors.keys() and n not in wanted and model.cfg.tied_head
+            if not np.array_equal(tensors[n].read(), tensors[of].read())
+        ],
+    }
+    if any(problems.values()):
+        raise UserError("; ".join(f"{what}: {_listing(names)}" for what, names in problems.items() if names))
+    left = [n for n in tensors if n in unused and n not in wanted and n not in family.copies]
+    if left:
+        log.info("not needed by head=%s, left out: %s", model.cfg.head, ", ".join(left))
+    if fresh:
+        log.warning("not in the checkpoint, newly initialised (seed %d): %s", seed, ", ".join(sorted(fresh)))
+
+    params = {}
+    embedding = tensors[family.weights["embed/tokens/embedding"].name].dtype
+    for path, shape in shapes.items():
+        if path in fresh:
+            params[path] = _fresh(path, shape, model.cfg.init_std, seed).astype(dtype or _storage(embedding))
+            continue
+        weight, names, _ = places[path]
+        params[path] = _stack(path, weight, [tensors[n] for n in names], shape, dtype)
+    return tree.unflatten(params)
+
+
+def _storage(dtype: str) -> Any:
+    return jnp.float32 if dtype == "F16" else jnp.dtype(DTYPES[dtype])
+
+
+def _stack(path: str, weight: Weight, rows: list[Stored], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    stack = np.empty(shape, dtype or _storage(rows[0].dtype))
+    targets = stack if path.startswith("layers/") else [stack]
+    for target, row in zip(targets, rows):
+        value = row.read()
+        value = value.T if weight.transpose else np.split(value, weight.parts, -1)[weight.part]
+        target[...] = value.astype(stack.dtype, copy=False)
+    return jnp.asarray(stack)
+
+
+def _fresh(path: str, shape: tuple[int, ...], std: float, seed: int) -> jax.Array:
+    leaf = path.rsplit("/", 1)[-1]
+    if leaf == "kernel":
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+        return jax.random.normal(key, shape) * std
+    return jnp.ones(shape) if leaf == "scale" else jnp.zeros(shape)
+
+
+def write(family: Family, model: Transformer, params: Any) -> dict[str, np.ndarray]:
+    """{name: tensor} of a checkpoint, with the prefix that its architecture has; inverts `read`.
+
+    Raises:
+      UserError: parameters that are missing, unexpected, of a wrong shape or without a place in this family.
+    """
+    shapes = _shapes(model.cfg)
+    flat = tree.flatten(params)
+    problems = {
+        "missing": [p for p in shapes if p not in flat],
+        "unexpected": [p for p in flat if p not in shapes],
+        "of a wrong shape": [p for p in flat if p in shapes and flat[p].shape != shapes[p]],
+        f"without a place in a {family.model_type} checkpoint": [p for p in shapes if p not in family.weights],
+    }
+    if any(problems.values()):
+        raise UserError("parameters " + "; ".join(f"{k}: {', '.join(v)}" for k, v in problems.items() if v))
+    pieces: dict[str, dict[int, np.ndarray]] = {}
+    for path, shape in shapes.items():
+        weight = family.weights[path]
+        value = np.asarray(flat[path])
+        names, _ = _rows(path, weight, shape)
+        prefix = "" if model.cfg.head == "none" or path.split("/")[0] in OUTSIDE else family.prefix
+        for name, row in zip(names, value if path.startswith("layers/") else [value]):
+            pieces.setdefault(prefix + name, {})[weight.part] = row.T if weight.transpose else row
+    return {
+        name: parts[0] if len(parts) == 1 else np.concatenate([parts[k] for k in sorted(parts)], -1)
+        for name, parts in pieces.items()
+    }

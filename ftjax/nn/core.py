@@ -1,0 +1,84 @@
+"""Linear, Embed, Norm: the leaves of every model, with the hooks of `ftjax.nn.hooks`."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ftjax.nn.hooks import Site, acting
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+
+
+def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
+    """`[..., in]` by `[in, out]`, flattened to one matrix: the gradient of the kernel is then a plain product too. Of
+    more axes, XLA's CPU backend copies the transposed gradient first, and multiplies at 0.5 to 0.9 of the rate."""
+    rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=out_dtype or x.dtype)
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class Linear(nn.Module):
+    """y = x W + b over the last axis. A site of the `linear` and `output` hooks.
+
+    `kernel`, where given, is shared with another module (a tied head) and `out_dtype` the dtype of the result.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    out_dtype: Any = None
+    std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool = False, kernel: jax.Array | None = None) -> jax.Array:
+        site, shape = Site(self, training), (x.shape[-1], self.features)
+        if kernel is None:
+            kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        x = x.astype(self.dtype)
+        y = matmul(x, kernel.astype(self.dtype), self.out_dtype)
+        for adapter in acting(self, "linear", *shape):
+            y = adapter.linear(x, y, kernel, site)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        for adapter in acting(self, "output", self.features):
+            y = adapter.output(y, site)
+        return y
+
+
+class Embed(nn.Module):
+    """A table `[rows, features]`; out-of-range ids clamp, and adapters of the `embed` hook replace their rows."""
+
+    rows: int
+    features: int
+    dtype: Any = jnp.float32
+    std: float = 0.02
+
+    def setup(self):
+        self.embedding = self.param("embedding", nn.initializers.normal(self.std), (self.rows, self.features))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.embedding[ids].astype(self.dtype)
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019), in fp32."""
+
+    kind: str
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]).astype(jnp.float32)
+        y = x.astype(jnp.float32)
+        if self.kind == "rmsnorm":
+            y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + self.eps)
+            return (y * scale).astype(x.dtype)
+        y = y - jnp.mean(y, -1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + self.eps)
+        return (y * scale + self.param("bias", nn.initializers.zeros, x.shape[-1:])).astype(x.dtype)

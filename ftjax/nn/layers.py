@@ -1,0 +1,97 @@
+"""The layer stack: parameters stored `[L, ...]`, run by one scan, whole or cut by rows.
+
+A stack is a tree whose leaves lead with L, or a dict of such trees under row ranges (`{"0:6": ..., "6:8": ...}`) where
+trainability or adapters change along it. Parameters and adapters may be cut differently: the run takes the union.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+_ROWS = re.compile(r"(\d+):(\d+)")
+
+
+def parts(stack: Tree, rows: int) -> dict[tuple[int, int], Tree]:
+    """{(first row, end row): tree}: one part for a whole stack, none for an empty one."""
+    if not stack:
+        return {}
+    spans = {key: _ROWS.fullmatch(key) for key in stack} if isinstance(stack, Mapping) else {"": None}
+    if not all(spans.values()):
+        return {(0, rows): stack}
+    return {(int(m[1]), int(m[2])): stack[key] for key, m in spans.items() if m}
+
+
+def cut(stack: Tree, rows: int, boundaries: Sequence[int]) -> Tree:
+    """A whole stack cut at the given row numbers; the stack itself where there is nothing to cut."""
+    edges = sorted({0, rows, *boundaries})
+    if edges == [0, rows]:
+        return stack
+    if edges[0] < 0 or edges[-1] > rows:
+        raise ValueError(f"a cut at {sorted(boundaries)} is outside a stack of {rows} layers")
+    return {f"{a}:{b}": jax.tree.map(lambda x, a=a, b=b: x[a:b], stack) for a, b in pairwise(edges)}
+
+
+def uncut(stack: Tree, rows: int) -> Tree:
+    """The canonical `[L, ...]` stack of a cut one."""
+    pieces = [piece for _, piece in sorted(parts(stack, rows).items())]
+    return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *pieces)
+
+
+def _take(stack: dict[tuple[int, int], Tree], a: int, b: int) -> Tree:
+    for (start, end), piece in stack.items():
+        if start <= a and b <= end:
+            rows = slice(a - start, b - start)
+            return piece if (start, end) == (a, b) else jax.tree.map(lambda x, rows=rows: x[rows], piece)
+    return {}
+
+
+def _unstack(tree: Tree, n: int) -> list[Tree]:
+    # lax.split transposes to one concatenation; indexing would transpose to n additions of the whole stack.
+    leaves, treedef = jax.tree.flatten(tree)
+    columns = [[row[0] for row in jax.lax.split(x, (1,) * n)] for x in leaves]
+    return [treedef.unflatten([column[i] for column in columns]) for i in range(n)]
+
+
+def run_layers(
+    block: Callable[..., tuple[Any, Any]],
+    stacks: Mapping[str, Tree],
+    carry: Any,
+    *,
+    rows: int,
+    unroll: int = 1,
+    remat: bool = False,
+) -> tuple[Any, Any]:
+    """Runs `block(carry, row, {name: row's tree}) -> carry, out` over all rows.
+
+    Args:
+      stacks: {collection: stack}, cut or whole; a collection missing in some rows gives `{}` there.
+      carry: what flows through the rows (hidden states, the cache).
+      unroll: rows per scan iteration; -1 for none of the scan.
+      remat: recompute a row's activations in its backward pass.
+    Returns:
+      (carry, outs stacked over rows).
+    """
+    pieces = {name: parts(stack, rows) for name, stack in stacks.items()}
+    edges = sorted({0, rows, *(edge for spans in pieces.values() for span in spans for edge in span)})
+
+    def body(carry: Any, xs: tuple[jax.Array, dict[str, Tree]]) -> tuple[Any, Any]:
+        return block(carry, *xs)
+
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=unroll < 0)
+    outs = []
+    for a, b in pairwise(edges):
+        trees = {name: _take(spans, a, b) for name, spans in pieces.items()}
+        if unroll < 0:
+            for i, row in enumerate(_unstack(trees, b - a)):
+                carry, out = body(carry, (jnp.asarray(a + i), row))
+                outs.append(jax.tree.map(lambda x: x[None], out))
+        else:
+            carry, out = jax.lax.scan(body, carry, (jnp.arange(a, b), trees), unroll=unroll)
+            outs.append(out)
+    return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *outs)

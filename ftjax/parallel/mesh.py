@@ -1,0 +1,98 @@
+"""Device meshes, and where each array lives on one: ordered regex -> PartitionSpec, covering every parameter."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ftjax import tree
+from ftjax.errors import UserError
+
+Tree = Any
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+STACK = r"layers/(\d+:\d+/)?"
+RULES: list[tuple[str, P]] = [
+    (STACK + r"(attn/[qkv]|ffn/(up|gate))/kernel$", P(None, "fsdp", "tensor")),
+    (STACK + r"(attn/[qkv]|ffn/(up|gate))/bias$", P(None, "tensor")),
+    (STACK + r"(attn/o|ffn/down)/kernel$", P(None, "tensor", "fsdp")),
+    (r"embed/tokens/embedding$", P("tensor", "fsdp")),
+    (r"embed/(positions|types)/embedding$", P(None, "fsdp")),
+    (r"(head|pooler|transform/dense)/kernel$", P("fsdp", "tensor")),
+    (r"head/bias$", P("tensor")),
+    (r"classifier/kernel$", P("fsdp", None)),
+    (r"(norm/(scale|bias)|(attn/o|ffn/down|pooler|classifier|transform/dense)/bias)$", P()),
+    (r"(^|/)adapters/", P()),  # small, and read by every device
+]
+
+
+def make_mesh(cfg: Any) -> Mesh:
+    """A mesh with the axes data, fsdp, tensor of `cfg`'s sizes; one size may be 0, for the devices that are left.
+
+    Raises:
+      UserError: sizes that the devices here do not give.
+    """
+    sizes = [getattr(cfg, axis) for axis in AXES]
+    devices = jax.devices()
+    if sizes.count(0) > 1 or min(sizes) < 0:
+        raise UserError(f"mesh sizes {dict(zip(AXES, sizes))}: at most one may be 0, none below")
+    if 0 in sizes:
+        sizes[sizes.index(0)] = len(devices) // max(math.prod(s for s in sizes if s), 1)
+    count = math.prod(sizes)
+    if not 0 < count <= len(devices):
+        raise UserError(f"mesh {'x'.join(map(str, sizes))} needs {count} devices, this machine has {len(devices)}")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+
+
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Where a leaf lives. An axis that does not divide its dimension is left out (the leaf is whole along it).
+
+    Raises:
+      ValueError: a parameter that no rule covers.
+    """
+    if "params/" not in path and "adapters/" not in path:
+        return P()  # counters
+    try:
+        wanted = tree.first_match(RULES, path)
+    except KeyError:
+        raise ValueError(f"no sharding rule covers {path}") from None
+    if len(wanted) > len(shape):
+        return P()  # factored moments
+    axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(wanted)]
+    return P(*axes)
+
+
+def shardings(values: Tree, mesh: Mesh) -> Tree:
+    """A NamedSharding per leaf of a state or of variables."""
+    return tree.map_paths(lambda path, x: NamedSharding(mesh, spec(path, x.shape, mesh)), values)
+
+
+def place(values: Tree, mesh: Mesh) -> Tree:
+    """The leaves on their devices."""
+    return jax.device_put(values, shardings(values, mesh))
+
+
+def rows_multiple(mesh: Mesh) -> int:
+    """Rows of a batch come in multiples of this."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch with its rows spread over data and fsdp."""
+    return jax.device_put(dict(batch), NamedSharding(mesh, BATCH))
+
+
+def pad_rows(batch: Mapping[str, np.ndarray], multiple: int) -> dict[str, np.ndarray]:
+    """Empty rows at the end, up to a multiple: labels -100, segment 0, example -1."""
+    rows = len(next(iter(batch.values())))
+    pad = -rows % multiple
+    if not pad:
+        return dict(batch)
+    fill = {"labels": -100, "example": -1}
+    return {
+        name: np.concatenate([x, np.full((pad, *x.shape[1:]), fill.get(name, 0), x.dtype)]) for name, x in batch.items()
+    }

@@ -1,0 +1,182 @@
+"""From a config to the parts of a run: data, model, method, objective. Everything a user can get wrong is found here,
+before anything compiles and before anything is written."""
+
+import re
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+
+from ftjax import hub, methods, tree
+from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
+from ftjax.data.encoded import Encoded
+from ftjax.data.loader import Loader
+from ftjax.data.sources import place
+from ftjax.data.tasks import TASKS, Labelled, Task, Text
+from ftjax.errors import UserError
+from ftjax.methods import Context, Method
+from ftjax.models.transformer import Transformer, sites
+from ftjax.objectives.base import Objective
+from ftjax.objectives.classification import classification
+from ftjax.objectives.lm import causal_lm
+from ftjax.train.fields import Fields
+
+Tree = Any
+
+
+class Data(NamedTuple):
+    """One split."""
+
+    texts: list[Text] | list[Labelled]
+    encoded: Encoded
+    loader: Loader
+    batches: grain.IterDataset  # the loader, or what is derived from it
+
+
+class Parts(NamedTuple):
+    """A run before it is placed on devices. `labels` has a group name per leaf of `variables`."""
+
+    task: Task
+    tokenizer: Any
+    model: Transformer
+    method: Method
+    objective: Objective
+    variables: Tree
+    labels: Tree
+
+
+def require(field: str, value: Any, right: bool, wanted: str) -> None:
+    """UserError where a field's value is not right."""
+    if not right:
+        raise UserError(f"{field}={value!r}: give {wanted}")
+
+
+def get_task(f: Fields) -> Task:
+    """The config's task."""
+    if f.task.name not in TASKS:
+        raise UserError(f"task.name={f.task.name!r} is unknown; there are {', '.join(TASKS)}")
+    return TASKS[f.task.name]
+
+
+def load_data(f: Fields, task: Task, tokenizer: Any, split: str, *, training: bool) -> Data:
+    """Rows, texts, token ids and batches of one split.
+
+    Raises:
+      UserError: as `ftjax.data` says; an empty split after dropping.
+    """
+    cfg, data = f.task, f.data
+    size, name = (f.batch_size, "batch_size") if training else (f.eval_batch_size, "eval_batch_size")
+    require(name, size, size >= 1, "1 or more")
+    require("task.eval_split", split, split in ("train", "validation", "test"), "train, validation or test")
+    require("seed", f.seed, f.seed >= 0, "0 or more")
+    rows = task.load(cfg, split)  # type: ignore[arg-type]
+    eos = tokenizer.eos_token or ""
+    texts: list[Any] = [task.example(row, eos) for row in rows]
+    where = [place(row) for row in rows]
+    if task.chunked:
+        encoded = encode_text_chunks(texts, tokenizer, cfg.max_length)
+    elif task.objective == "lm":
+        encoded = encode_lm(texts, tokenizer, cfg.max_length, data.overlong, where)
+    else:
+        encoded = encode_classification(texts, tokenizer, cfg.max_length, task.classes(cfg) or (), data.overlong, where)
+    layout = data.layout
+    if layout == "auto":
+        layout = "packed" if task.objective == "lm" else "buckets"
+    require("data.pad_side", data.pad_side, data.pad_side in ("left", "right"), "left or right")
+    if layout not in ("packed", "buckets") or (layout == "packed" and task.objective != "lm"):
+        raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, for language modelling, packed")
+    loader = Loader(
+        encoded, layout, size, f.seed, training,
+        max_length=cfg.max_length, pad_side=data.pad_side, window=50,
+        **({"buckets": data.buckets} if layout == "buckets" else {}),
+    )  # fmt: skip
+    return Data(texts, encoded, loader, loader)
+
+
+def build(f: Fields) -> Parts:
+    """The model with the task's head, the method's adapters and labels, and the objective.
+
+    Raises:
+      UserError: a model that does not do the task, and whatever the model's files and the method find wrong.
+    """
+    task, method, cfg = get_task(f), methods.get(f.method.name), f.model
+    model, params = load_model(f, task)
+    tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
+    if f.task.max_length > model.cfg.max_positions:
+        raise UserError(
+            f"task.max_length={f.task.max_length} is over the {model.cfg.max_positions} positions of {cfg.path};"
+            f" set task.max_length={model.cfg.max_positions}"
+        )
+    context = Context(params, sites(model), model.cfg.num_layers)
+    adapters = method.init(context, f.method, jax.random.fold_in(jax.random.key(f.seed), 1))
+    variables = {"params": params, "adapters": adapters}
+    labels = methods.labels(method, variables, f.method)
+    loss = f.loss
+    require("loss.label_smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "0 up to below 1")
+    if task.objective == "lm":
+        require("loss.z_loss", loss.z_loss, loss.z_loss >= 0, "0 or more")
+        require("loss.chunk", loss.chunk, loss.chunk >= 1, "1 or more")
+        require("loss.reduction", loss.reduction, loss.reduction in ("token", "sentence"), "token or sentence")
+        objective = causal_lm(
+            model, label_smoothing=loss.label_smoothing, z_loss=loss.z_loss, reduction=loss.reduction, chunk=loss.chunk
+        )
+    else:
+        objective = classification(model, label_smoothing=loss.label_smoothing)
+    return Parts(task, tokenizer, model, method, with_expand(objective, method), variables, labels)
+
+
+def load_model(f: Fields, task: Task) -> tuple[Transformer, Tree]:
+    """The config's model with the head of the task.
+
+    Raises:
+      UserError: a dropout outside [0, 1), an encoder for language modelling, or as `hub.load`.
+    """
+    cfg = f.model
+    options: dict[str, Any] = dict(dtype=_dtype("param_dtype", cfg.param_dtype), seed=f.seed, remat=cfg.remat)
+    options["compute_dtype"] = _dtype("dtype", cfg.dtype)
+    if cfg.dropout is not None:
+        if not 0 <= cfg.dropout < 1:
+            raise UserError(f"model.dropout={cfg.dropout}: give 0 or more, below 1")
+        options |= dict.fromkeys(
+            ("embed_dropout", "attention_dropout", "hidden_dropout", "classifier_dropout"), cfg.dropout
+        )
+    if task.objective == "classification":
+        options |= dict(head="classification", num_classes=len(task.classes(f.task) or ()))
+        if cfg.pooling is not None:
+            require("model.pooling", cfg.pooling, cfg.pooling in ("first", "last", "mean"), "first, last or mean")
+            options["pooling"] = cfg.pooling
+            if cfg.pooling == "mean":
+                options["pooler"] = False  # a pooler reads the first token
+    else:
+        options["head"] = "lm"
+    model, params = hub.load(cfg.path, **options)
+    unroll = cfg.scan_unroll
+    if unroll is None:  # measured in experiments/speed.py: XLA's CPU backend gains by not scanning
+        unroll = -1 if jax.default_backend() == "cpu" and model.cfg.num_layers <= 12 else 1
+    return model.clone(cfg=model.cfg.replace(scan_unroll=unroll)), params
+
+
+def _dtype(field: str, name: str) -> Any:
+    require(f"model.{field}", name, name in ("float32", "bfloat16"), "float32 or bfloat16")
+    return jnp.dtype(name)
+
+
+def with_expand(objective: Objective, method: Method) -> Objective:
+    """The objective over trained-form adapters: they are brought to site form inside the loss."""
+
+    def site_form(variables: Tree) -> Tree:
+        return {**variables, "adapters": method.expand(variables["adapters"], variables["params"])}
+
+    def of(f: Any) -> Any:
+        return f and (lambda variables, *rest: f(site_form(variables), *rest))
+
+    return Objective(*(of(f) for f in objective))
+
+
+def features_are_fixed(parts: Parts) -> bool:
+    """Whether the loss sees only fixed vectors of the body: all of it is frozen, and none of its dropouts is on."""
+    cfg = parts.model.cfg
+    body = [label for path, label in tree.flatten(parts.labels).items() if not re.match(methods.TASK_HEAD, path)]
+    dropout = cfg.embed_dropout or cfg.attention_dropout or cfg.hidden_dropout
+    return parts.objective.features is not None and not dropout and set(body) == {tree.FREEZE}

@@ -1,0 +1,48 @@
+"""Features of a frozen body, computed once: what a head-only run trains on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ftjax.data.loader import Loader
+from ftjax.objectives.base import Objective
+from ftjax.parallel.mesh import pad_rows, place_batch, rows_multiple
+from ftjax.train.build import Data, Parts
+
+
+def from_features(objective: Objective) -> Objective:
+    """The objective on batches that hold `features` `[B, D]` in place of tokens."""
+    head_loss = objective.head_loss
+    assert head_loss is not None
+    return Objective(lambda variables, batch, key: head_loss(variables, batch["features"], batch, key))
+
+
+def with_features(parts: Parts, data: Data, variables: Any, mesh: Mesh) -> Data:
+    """The split with batches of `features`, `labels`, `example`; every example goes through the body once."""
+    features = parts.objective.features
+    assert features is not None
+    body: Callable[..., jax.Array] = jax.jit(features)
+    order = Loader(
+        data.encoded, "buckets", 64, shuffle=False, window=50, max_length=max(s[1] for s in data.loader.shapes)
+    )
+    table = np.zeros((len(data.texts), parts.model.cfg.hidden_size), np.float32)
+    for batch in order:
+        rows = len(batch["example"])
+        out = np.asarray(body(variables, place_batch(pad_rows(batch, rows_multiple(mesh)), mesh)))[:rows]
+        real = batch["example"] >= 0
+        table[batch["example"][real]] = out[real]
+
+    def look_up(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        example = batch["example"]
+        return {"features": table[np.maximum(example, 0)], "labels": batch["labels"], "example": example}
+
+    return data._replace(batches=data.loader.map(look_up))
+
+
+def trained_from_features(parts: Parts, splits: list[Data], variables: Any, mesh: Mesh) -> tuple[Parts, list[Data]]:
+    """Parts and splits with tokens replaced by features."""
+    splits = [with_features(parts, data, variables, mesh) for data in splits]
+    return parts._replace(objective=from_features(parts.objective)), splits

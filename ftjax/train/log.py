@@ -1,0 +1,72 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard events, Weights & Biases if asked, and the terminal."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ftjax.files import write_text
+
+
+class Log:
+    """Writes rows `{"step": n, name: value}`; on resume, rows past the resumed step are dropped first."""
+
+    def __init__(
+        self, workdir: Path, start: int, total: int, wandb_project: str, run_id: str, config: Mapping[str, Any]
+    ):
+        from tensorboardX import SummaryWriter  # its import is slow, and only a run needs it
+
+        path = workdir / "metrics.jsonl"
+        keep_rows(path, start)
+        self._file = path.open("a", buffering=1)
+        self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=None, file=sys.stderr)
+        self._wandb = None
+        if wandb_project:
+            import wandb  # type: ignore[import-not-found]
+
+            self._wandb = wandb.init(project=wandb_project, id=run_id, dir=workdir, config=dict(config), resume="allow")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One row; names with a slash are grouped in TensorBoard."""
+        finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def progress(self, step: int, shown: Mapping[str, float]) -> None:
+        """Moves the bar to `step`, with a few values beside it."""
+        self._bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in shown.items()), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drops the rows past a step, and the half row of a killed run."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+        write_text(path, "".join(line + "\n" for line in kept))
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf

@@ -1,0 +1,202 @@
+"""The training loop: it reads top to bottom, and is the only one there is."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ftjax import tree
+from ftjax.errors import RunError, UserError
+from ftjax.files import write_json
+from ftjax.parallel.mesh import make_mesh, place, shardings
+from ftjax.train.build import build, features_are_fixed, load_data, require
+from ftjax.train.checkpoint import Checkpoints, claim
+from ftjax.train.clock import Clock
+from ftjax.train.compiled import Compiled
+from ftjax.train.evaluate import Evaluator, device_batches
+from ftjax.train.features import trained_from_features
+from ftjax.train.fields import Fields
+from ftjax.train.flops import peak_flops, step_flops
+from ftjax.train.log import Log, keep_rows
+from ftjax.train.optimizer import make_optimizer
+from ftjax.train.report import commit, numbers, peak_memory_bytes, start_report, trainable
+from ftjax.train.restore import warm_start
+from ftjax.train.step import init_state, make_step
+
+Tree = Any
+SAMPLES = 4  # generated answers that an evaluation keeps
+
+
+def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains, or resumes, the run that `config` describes; returns what its `result.json` holds.
+
+    Raises:
+      UserError: anything wrong with the input, before the workdir is touched; a field that differs from `default` and
+        that nothing in this run uses.
+      RunError: a loss that is not finite; the last good state is saved.
+    """
+    began, code = time.perf_counter(), commit()
+
+    # What is asked for. Nothing is written until all of it is found right.
+    f = Fields(config)
+    parts = build(f)
+    data = load_data(f, parts.task, parts.tokenizer, "train", training=True)
+    held = load_data(f, parts.task, parts.tokenizer, f.task.eval_split, training=False)
+    mesh = make_mesh(f.mesh)
+    per_epoch = data.loader.steps_per_epoch
+    steps = math.ceil(f.epochs * per_epoch) if f.steps is None else f.steps
+    eval_every = per_epoch if f.eval_every is None else f.eval_every
+    for name, value in dict(
+        steps=steps, eval_every=eval_every, micro_batches=f.micro_batches, log_every=f.log_every
+    ).items():
+        require(name, value, value >= 1, "1 or more")
+    for name, value in dict(early_stopping=f.early_stopping, profile_steps=f.profile_steps).items():
+        require(name, value, value >= 0, "0 or more")
+    if f.warm_start:
+        parts = parts._replace(variables=warm_start(parts.variables, Path(f.warm_start)))
+    leaves, frozen = tree.split(parts.variables, parts.labels)
+    leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
+    tx, rate = make_optimizer(f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch)
+    evaluator = Evaluator(parts, held, mesh, f)
+    log_every, patience, profile_steps, wandb = f.log_every, f.early_stopping, f.profile_steps, f.wandb_project
+    if wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError("wandb_project is set but wandb is not installed: pip install 'ftjax[wandb]'")
+    f.check_all_read(default)
+    claim(workdir, config)
+    if (workdir / "result.json").exists():
+        return json.loads((workdir / "result.json").read_text())
+
+    # State and data, where they are computed and where they stood.
+    report_of = parts
+    leaves, frozen = place(leaves, mesh), place(frozen, mesh)
+    if features_are_fixed(parts):
+        parts, (data, held) = trained_from_features(parts, [data, held], tree.join(leaves, frozen), mesh)
+        evaluator = Evaluator(parts, held, mesh, f)
+    state = place(init_state(leaves, tx), mesh)
+    step = Compiled(
+        make_step(parts.objective.loss, tx, f.micro_batches),
+        donate_argnums=0,
+        out_shardings=(shardings(state, mesh), None),
+    )
+    checkpoints, batches = Checkpoints(workdir), iter(data.batches)
+    progress: dict[str, Any] = dict(step=0, best=None, best_step=0, since_best=0, wall=0.0, clock=(0, 0, 0.0, 0.0))
+    if restored := checkpoints.restore(state):
+        state, progress = restored
+        batches.set_state(progress["data"])
+    start = n = progress["step"]
+    keep_rows(workdir / "samples.jsonl", start)
+    log = Log(workdir, start, steps, wandb, config_hash(config), config.to_dict())
+    work = functools.cache(functools.partial(step_flops, parts.model.cfg, parts.labels, parts.variables))
+    shapes = data.loader.shapes if parts is report_of else ((f.batch_size, 0),)  # of features: no token passes the body
+    log.say(start_report(report_of, data, held, mesh, f.model.path, steps, max(work(*shape) for shape in shapes)))
+    if start:
+        log.say(f"resumed  at step {start}")
+
+    # Steps.
+    key, clock, window = jax.random.key(f.seed), Clock(progress["clock"]), []
+    mean_length = float(data.encoded.lengths.mean())
+    metric, direction = parts.task.main_metric
+    stream = device_batches(batches, mesh, f.micro_batches)
+    final = progress.get("metrics", {})
+    clock.start(step.seconds)
+    while n < steps and not (patience and progress["since_best"] >= patience):
+        if profile_steps and n == start + 2:
+            jax.profiler.start_trace(str(workdir / "profile"))
+        host, batch = next(stream)
+        state, metrics = step(state, frozen, batch, key)
+        n += 1
+        clock.count(host, mean_length, work(*batch_shape(host)))
+        window.append(metrics)
+        if profile_steps and n == start + 2 + profile_steps:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+        evaluates = n % eval_every == 0 or n == steps
+        if n % log_every and not evaluates:
+            continue
+
+        row = mean_of(window)
+        row |= {"learning_rate": float(jnp.asarray(rate(n - 1))), **clock.stop(step.seconds)}
+        log.write(n, {f"train/{name}": value for name, value in row.items()})
+        log.progress(n, {"loss": row["loss"], "tok/s": row["tokens_per_second"]})
+        window = []
+        if row["finite"] < 1:  # the step itself left the state as it was: what is saved is good
+            good = int(state["step"])
+            checkpoints.save(good, state, progress | {"step": good, "data": batches.get_state()}, best=False)
+            checkpoints.close()
+            log.close()
+            raise RunError(
+                f"the loss or its gradient was not finite in a step up to {n}; the last good state is in"
+                f" {workdir}/checkpoints; lower optimizer.learning_rate"
+            )
+        if evaluates:
+            final, samples = evaluator(state["train"], frozen, SAMPLES)
+            log.write(n, {f"eval/{name}": value for name, value in final.items()})
+            log.say(f"step {n}: " + ", ".join(f"{name} {value:.4g}" for name, value in final.items()))
+            with (workdir / "samples.jsonl").open("a") as file:
+                file.writelines(json.dumps({"step": n, **s._asdict()}) + "\n" for s in samples[:SAMPLES])
+            better = improves(final[metric], progress["best"], direction)
+            progress |= {"step": n, "data": batches.get_state(), "clock": clock.totals, "metrics": final}
+            progress |= {"since_best": 0 if better else progress["since_best"] + 1}
+            progress |= {"best": final[metric], "best_step": n} if better else {}
+            progress |= {"wall": progress["wall"] + time.perf_counter() - began}
+            began = time.perf_counter()
+            checkpoints.save(n, state, progress, best=better)
+        clock.start(step.seconds)
+    checkpoints.close()
+    log.close()
+
+    result = {
+        "metrics": final,
+        "best": {"metric": metric, "value": progress["best"], "step": progress["best_step"]},
+        "steps": n,
+        "trainable_parameters": trainable(report_of),
+        "total_parameters": tree.count(parts.variables["params"]),
+        "examples_per_second": clock.examples / clock.seconds,
+        "tokens_per_second": clock.tokens / clock.seconds,
+        "model_flops_utilisation": clock.flops / clock.seconds / peak_flops(mesh.size),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "step_memory_bytes": step.memory_bytes,
+        "compiles": step.count,
+        "compile_seconds": step.seconds,
+        "config_hash": config_hash(config),
+        "commit": code,
+        "seed": f.seed,
+        "wall_seconds": progress["wall"],
+    }
+    write_json(workdir / "result.json", result)
+    return result
+
+
+def mean_of(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
+    """Means of the step metrics since the last row."""
+    return numbers(jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs).astype(jnp.float32)), *window))
+
+
+def batch_shape(batch: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """(B, T) or, with labelled positions, (B, T, M) of a host batch; T is 0 where features stand for tokens."""
+    if "input_ids" not in batch:
+        return len(batch["labels"]), 0
+    scored = batch["label_positions"].shape[1:] if "label_positions" in batch else ()
+    return *batch["input_ids"].shape, *scored
+
+
+def improves(value: float, best: float | None, direction: str) -> bool:
+    """Whether a metric beats the best one so far; a NaN never does."""
+    if math.isnan(value):
+        return False
+    return best is None or (value > best if direction == "max" else value < best)
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Sixteen hex digits of a run's config."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

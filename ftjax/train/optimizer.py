@@ -1,0 +1,183 @@
+"""Optimizers and schedules, grouped by label: `optax.multi_transform` over the trainable leaves alone."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftjax import tree
+from ftjax.errors import UserError
+
+Tree = Any
+
+
+def schedule(cfg: Any, steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate by step, from `cfg.schedule`, peak `cfg.learning_rate` and `cfg.warmup`.
+
+    `warmup` below 1 is a share of all steps, else a number of steps. `schedule_by = 'epoch'` holds the rate within an
+    epoch: cosine over 2 epochs is then peak, peak / 2.
+
+    Raises:
+      UserError: an unknown schedule, a warm-up longer than the run.
+    """
+    peak, per_epoch = cfg.learning_rate, cfg.schedule_by == "epoch"
+    total = max(math.ceil(steps / steps_per_epoch) if per_epoch else steps, 1)
+    warmup = round(cfg.warmup * total) if cfg.warmup < 1 else int(cfg.warmup)
+    if cfg.schedule_by not in ("step", "epoch"):
+        raise UserError(f"optimizer.schedule_by={cfg.schedule_by!r}: give step or epoch")
+    if warmup and warmup >= total:
+        raise UserError(f"optimizer.warmup={cfg.warmup:g} leaves nothing of {total} {cfg.schedule_by}s; give less")
+    rest = total - warmup
+
+    def slanted_triangular(t: jax.Array) -> jax.Array:
+        """ULMFiT's schedule (Howard & Ruder 2018, eq. 3), cut_frac 0.1, ratio 32."""
+        cut = max(math.floor(total * 0.1), 1)
+        share = jnp.where(t < cut, t / cut, 1 - (t - cut) / (cut * (1 / 0.1 - 1)))
+        return peak * (1 + jnp.maximum(share, 0) * 31) / 32
+
+    shapes: dict[str, Callable[[], Any]] = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "slanted_triangular": lambda: slanted_triangular,
+    }
+    if cfg.schedule not in shapes:
+        raise UserError(f"optimizer.schedule={cfg.schedule!r} is unknown; there are {', '.join(shapes)}")
+    if cfg.schedule == "slanted_triangular" and warmup:
+        raise UserError("optimizer.warmup: slanted_triangular has its own warm-up; set optimizer.warmup=0")
+    shape = shapes[cfg.schedule]()
+    if warmup:
+        shape = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), shape], [warmup])
+    return (lambda step: shape(jnp.asarray(step) // steps_per_epoch)) if per_epoch else shape
+
+
+def scale_by_adam_uncorrected(b1: float, b2: float, eps: float, mu_dtype: Any) -> optax.GradientTransformation:
+    """Adam's direction without bias correction, m / (sqrt(v) + eps): BERT's and Houlsby's optimizer."""
+
+    def init(params: Tree) -> optax.ScaleByAdamState:
+        zeros = lambda dtype: jax.tree.map(lambda p: jnp.zeros(p.shape, dtype or p.dtype), params)  # noqa: E731
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(mu_dtype), zeros(None))
+
+    def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        mu = jax.tree.map(lambda m, g: b1 * m.astype(g.dtype) + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, updates)
+        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        mu = jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
+        return direction, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` as one factor: no division by element, and no second pass over the gradients where
+    the train step gives the norm that it has measured (`grad_norm`)."""
+
+    def update(
+        updates: Tree, state: Any, params: Tree = None, *, grad_norm: jax.Array | None = None, **extra: Any
+    ) -> tuple[Tree, Any]:
+        factor = limit / jnp.maximum(optax.tree.norm(updates) if grad_norm is None else grad_norm, limit)
+        return jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _decay_mask(pattern: str) -> Callable[[Tree], Tree]:
+    return lambda params: tree.map_paths(lambda path, _: not (pattern and re.search(pattern, path)), params)
+
+
+def _adam(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    try:
+        dtype = jnp.dtype(cfg.moment_dtype)
+    except TypeError:
+        raise UserError(f"optimizer.moment_dtype={cfg.moment_dtype!r} is no dtype; give float32 or bfloat16") from None
+    direction = (
+        optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps, mu_dtype=dtype)
+        if cfg.bias_correction
+        else scale_by_adam_uncorrected(cfg.b1, cfg.b2, cfg.eps, dtype)
+    )
+    return optax.chain(direction, *_decay(cfg), optax.scale_by_learning_rate(rate))
+
+
+def _decay(cfg: Any) -> list[optax.GradientTransformation]:
+    mask = _decay_mask(cfg.no_decay)
+    return [optax.add_decayed_weights(cfg.weight_decay, mask)] if cfg.weight_decay else []
+
+
+def _rms(path: str, x: jax.Array) -> jax.Array:
+    """Root mean square of a parameter: of each row of a layer stack for itself, as if the layers were not stacked."""
+    axes = tuple(range(1, x.ndim)) if "/layers/" in path else None
+    return jnp.sqrt(jnp.mean(jnp.square(x), axes, keepdims=True))
+
+
+def _clip_by_rms(limit: float) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, params: tree.map_paths(lambda p, u: u / jnp.maximum(1.0, _rms(p, u) / limit), updates)
+    )
+
+
+def _scale_by_parameter_rms(least: float = 1e-3) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, params: tree.map_paths(lambda p, u, w: u * jnp.maximum(_rms(p, w), least), updates, params)
+    )
+
+
+def _adafactor(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern 2018); T5 and prompt tuning set the flags (parameter scale, decay rate, factoring)."""
+    return optax.chain(
+        optax.scale_by_factored_rms(cfg.factored, cfg.decay_rate, 0, cfg.min_dim_size_to_factor),
+        *([_clip_by_rms(cfg.clipping_threshold)] if cfg.clipping_threshold else []),
+        *([optax.ema(cfg.momentum, debias=False)] if cfg.momentum else []),
+        *([_scale_by_parameter_rms()] if cfg.scale_parameter else []),
+        *_decay(cfg),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _sgd(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    momentum = [optax.trace(cfg.momentum, nesterov=cfg.nesterov)] if cfg.momentum else []
+    return optax.chain(*_decay(cfg), *momentum, optax.scale_by_learning_rate(rate))
+
+
+OPTIMIZERS = {"adamw": _adam, "adam": _adam, "adafactor": _adafactor, "sgd": _sgd}
+
+
+def make_optimizer(
+    cfg: Any, labels: Tree, steps: int, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """(transformation, schedule of the base rate) for trainable leaves with these labels (None where frozen).
+
+    Each label is a group with the optimizer of its own and, by `cfg.group_rates` ("head:10,adapter_b:16"), a factor on
+    the rate. Clipping is by the global norm of what trains.
+
+    Raises:
+      UserError: an unknown optimizer, a rate factor for a group that no leaf has.
+    """
+    if cfg.name not in OPTIMIZERS:
+        raise UserError(f"optimizer.name={cfg.name!r} is unknown; there are {', '.join(OPTIMIZERS)}")
+    rate = schedule(cfg, steps, steps_per_epoch)
+    groups = sorted(set(jax.tree.leaves(labels)))
+    factors = _group_rates(cfg.group_rates, groups)
+
+    def scaled(factor: float) -> optax.Schedule:
+        return rate if factor == 1 else (lambda step: factor * rate(step))
+
+    transforms = {g: OPTIMIZERS[cfg.name](cfg, scaled(factors.get(g, 1.0))) for g in groups}
+    tx = optax.multi_transform(transforms, labels)
+    return (optax.chain(clip_by_global_norm(cfg.clip), tx) if cfg.clip else tx), rate
+
+
+def _group_rates(text: str, groups: list[str]) -> dict[str, float]:
+    factors = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition(":")
+        try:
+            factors[name] = float(value)
+        except ValueError:
+            raise UserError(f"optimizer.group_rates={text!r}: write group:factor, as in head:10") from None
+        if name not in groups:
+            raise UserError(f"optimizer.group_rates: no leaf has the label {name!r}; there are {', '.join(groups)}")
+    return factors

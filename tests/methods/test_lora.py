@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.methods.lora import LoRA
+
+WRONG = {
+    "a target that matches nothing": (dict(targets=("q", "qkv")), "'qkv' matches no site; there are .*layers/attn/q"),
+    "part of a name": (dict(targets=("tn/q",)), "matches no site"),
+    "a pattern that is none": (dict(targets=("attn/(q",)), "method.targets"),
+    "no target": (dict(targets=()), "targets is empty"),
+    "a rank over the smaller side": (dict(rank=17, targets=("up",)), "method.rank=17: layers/ffn/up is 16 x 24"),
+    "no rank": (dict(rank=0), "method.rank=0"),
+    "all dropped": (dict(dropout=1.0), "method.dropout=1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_a_user_can_get_wrong(tune, case):
+    fields, message = WRONG[case]
+    with pytest.raises(UserError, match=message):
+        tune("lora", "gpt2", **fields)
+
+
+TARGETS = {
+    ("q",): {"layers/attn/q"},
+    ("attn/(q|v)",): {"layers/attn/q", "layers/attn/v"},
+    ("attention",): {f"layers/attn/{x}" for x in "qkvo"},
+    ("mlp",): {"layers/ffn/up", "layers/ffn/gate", "layers/ffn/down"},
+    ("all_linear",): {f"layers/attn/{x}" for x in "qkvo"} | {f"layers/ffn/{x}" for x in ("up", "gate", "down")},
+    ("v", "layers/ffn/down"): {"layers/attn/v", "layers/ffn/down"},
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_targets_and_shapes(tune, targets):
+    adapters = tree.flatten(tune("lora", "llama", targets=targets, rank=3).variables["adapters"])
+    assert {path.rsplit("/", 2)[0] for path in adapters} == TARGETS[targets]
+    if targets == ("q",):
+        shapes = {path: x.shape for path, x in adapters.items()}
+        assert shapes == {"layers/attn/q/lora/a": (2, 16, 3), "layers/attn/q/lora/b": (2, 3, 24),
+                          "layers/attn/q/lora/scale": (2, 3)}  # fmt: skip
+
+
+def test_init_is_the_papers(tune):
+    lora = tune("lora", "gpt2", targets=("q",), rank=16, alpha=4.0).variables["adapters"]["layers"]["attn"]["q"]["lora"]
+    assert not lora.b.any() and (lora.scale == 4 / 16).all()
+    a = np.asarray(lora.a)
+    assert np.abs(a).max() <= 16**-0.5 and abs(a.std() - 16**-0.5 / 3**0.5) < 0.02
+    assert not np.array_equal(a[0], a[1])
+
+
+def test_forward_by_hand(randomised):
+    lora = randomised(LoRA(jnp.ones((5, 2)), jnp.ones((2, 3)), jnp.ones(2), None))
+    x, kernel = np.random.default_rng(0).standard_normal((4, 5)), np.ones((5, 3))
+    hand = x @ kernel + x @ lora.a @ np.diag(lora.scale) @ lora.b
+    np.testing.assert_allclose(lora.linear(jnp.asarray(x), jnp.asarray(x @ kernel), kernel, None), hand, rtol=1e-5)
+    np.testing.assert_allclose(x @ (kernel + lora.delta()), hand, rtol=1e-5)
+
+
+def test_merge_is_in_fp32_and_keeps_the_kernels_dtype(tune, randomised):
+    tuned = tune("lora", "gpt2", targets=("up",))
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tuned.variables["params"])
+    adapters = randomised(tuned.variables["adapters"])
+    merged = tuned.method.merge(half, adapters)["layers"]["ffn"]["up"]["kernel"]
+    delta = adapters["layers"]["ffn"]["up"]["lora"].delta()
+    whole = (half["layers"]["ffn"]["up"]["kernel"].astype(jnp.float32) + delta).astype(jnp.bfloat16)
+    assert merged.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(merged, whole)
+
+
+def test_a_tied_head_cannot_be_merged_an_untied_one_can(tune, randomised):
+    tied, untied = (tune("lora", name, "lm", targets=("head",)) for name in ("gpt2", "llama"))
+    with pytest.raises(UserError, match="LoRA at head: its kernel is tied"):
+        tied.method.merge(tied.variables["params"], tied.variables["adapters"])
+    adapters = randomised(untied.variables["adapters"])
+    merged = untied.method.merge(untied.variables["params"], adapters)
+    ids, apply = untied.batch["input_ids"], untied.made.model.apply
+    live = apply({**untied.variables, "adapters": adapters}, ids).logits
+    np.testing.assert_allclose(apply({"params": merged}, ids).logits, live, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_acts_on_the_input_of_a_in_training_alone(tune, randomised):
+    tuned, plain = (tune("lora", "gpt2", "lm", targets=("q",), dropout=rate) for rate in (0.5, 0.0))
+    adapters = randomised(plain.variables["adapters"])
+    with_rate = tree.map_paths(
+        lambda p, x: x if p.endswith("rate") else tree.flatten(adapters)[p], tuned.variables["adapters"]
+    )
+    loss = lambda adapters, key: tuned.loss({**tuned.variables, "adapters": adapters}, tuned.batch, key).loss  # noqa: E731
+    assert loss(with_rate, None) == loss(adapters, None)
+    key = jax.random.key(0)
+    assert loss(adapters, key) == loss(adapters, None) != loss(with_rate, key)
+    assert not any(path.endswith("rate") for path, name in tree.flatten(tuned.labels).items() if name != tree.FREEZE)

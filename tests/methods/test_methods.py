@@ -1,0 +1,97 @@
+"""What holds for every method on every model shape."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs.method import METHODS as CONFIGS
+from ftjax import methods, tree
+from ftjax.errors import UserError
+from ftjax.train.step import init_state, make_step
+
+CHANGES_STEP_0: set[str] = set()  # methods that say so
+NO_GRADIENT = r"attn/k/bias$"  # softmax does not see what is added to all keys alike
+ZERO_AT_FIRST = r"/lora/a$"  # B starts at zero
+
+method = pytest.mark.parametrize("method", methods.METHODS)
+
+
+def logits(tuned, variables):
+    adapters = tuned.method.expand(variables["adapters"], variables["params"])
+    ids, segments = tuned.batch["input_ids"], tuned.batch["segment_ids"]
+    return tuned.made.model.apply({**variables, "adapters": adapters}, ids, segments).logits
+
+
+def test_every_method_has_a_config_of_its_name():
+    assert set(methods.METHODS) == set(CONFIGS)
+
+
+@method
+def test_step_0_is_the_base_bit_for_bit(tune, shape, method):
+    if method in CHANGES_STEP_0:
+        pytest.skip("it says that it is not")
+    tuned = tune(method, shape)
+    base = logits(tuned, {**tuned.variables, "adapters": {}})
+    np.testing.assert_array_equal(logits(tuned, tuned.variables), base)
+
+
+@method
+def test_exactly_the_labelled_leaves_move(tune, shape, method):
+    tuned = tune(method, shape)
+    before = tree.flatten(jax.tree.map(np.array, tuned.variables))
+    train, frozen = tree.split(tuned.variables, tuned.labels)
+    tx = optax.sgd(1.0)
+    state, step = init_state(train, tx), make_step(tuned.loss, tx)
+    moved = []
+    for _ in range(3):
+        state, metrics = step(state, frozen, tuned.batch, jax.random.key(0))
+        assert metrics["finite"] and metrics["grad_norm"] > 0
+        now = tree.flatten(tree.join(state["train"], frozen))
+        moved.append({path for path, x in now.items() if not np.array_equal(x, before[path])})
+    wanted = {path for path, name in tree.flatten(tuned.labels).items() if name != tree.FREEZE}
+    moves = lambda pattern: {p for p in wanted if not tree.first_match([(pattern, True), ("", False)], p)}  # noqa: E731
+    assert moves(NO_GRADIENT) <= moved[-1] <= wanted
+    assert moved[0] >= moves(f"{NO_GRADIENT}|{ZERO_AT_FIRST}")
+    assert not {p for p in moved[0] if p.endswith("/lora/a")}
+
+
+@method
+def test_optimizer_leaves_are_the_trainable_leaves_and_keep_their_dtypes(tune, method):
+    tuned = tune(method, "gpt2")
+    train, frozen = tree.split(tuned.variables, tuned.labels)
+    tx = optax.adam(1e-3)
+    state = init_state(train, tx)
+    moments = [x for x in jax.tree.leaves(state["opt"]) if x.ndim]
+    assert sorted(x.shape for x in moments) == sorted(2 * [x.shape for x in jax.tree.leaves(train)])
+    after, _ = jax.eval_shape(make_step(tuned.loss, tx), state, frozen, tuned.batch, jax.random.key(0))
+    kind = lambda values: jax.tree.map(lambda x: (x.shape, x.dtype), values)  # noqa: E731
+    assert kind(after) == kind(state)
+
+
+@method
+def test_merged_equals_unmerged(tune, shape, randomised, method):
+    tuned = tune(method, shape)
+    adapters = randomised(tuned.variables["adapters"])
+    variables = {**tuned.variables, "adapters": adapters}
+    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters), "adapters": {}}
+    np.testing.assert_allclose(logits(tuned, merged), logits(tuned, variables), rtol=1e-4, atol=1e-5)
+    if adapters:
+        assert np.abs(logits(tuned, merged) - logits(tuned, {**variables, "adapters": {}})).max() > 1e-2
+
+
+@method
+def test_a_head_that_the_task_adds_always_trains(tune, shape, method):
+    labels = tree.flatten(tune(method, shape).labels)
+    heads = {path for path in labels if "params/classifier" in path or "params/pooler" in path}
+    assert heads and {labels[path] for path in heads} == {"head"}
+
+
+def test_training_nothing_is_refused(tune):
+    with pytest.raises(UserError, match="trains nothing"):
+        tune("head", "gpt2", "lm")
+
+
+def test_an_unknown_method_is_refused_with_what_there_is():
+    with pytest.raises(UserError, match="'lorra' is unknown; there are full, head, lora"):
+        methods.get("lorra")

@@ -1,0 +1,117 @@
+"""A stack whole or cut, scanned or not, gives the same values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftjax import tree
+from ftjax.methods.base import place
+from ftjax.methods.lora import LoRA
+from ftjax.nn.layers import cut, run_layers, uncut
+
+L = 5
+BOUNDARIES = st.lists(st.integers(0, L), max_size=3)
+STACK = {
+    "w": np.linspace(0.5, 1.5, L * 3, dtype=np.float32).reshape(L, 3),
+    "b": np.linspace(-1, 1, L, dtype=np.float32),
+}
+MORE = {"site": {"a": np.linspace(0.5, 1, L, dtype=np.float32)}}
+
+
+def block(x, row, trees):
+    """Something in which every row's place matters; adapters act where they are."""
+    y = jnp.tanh(x * trees["params"]["w"] + trees["params"]["b"] + 0.01 * row)
+    if trees["adapters"]:
+        y = y + trees["adapters"]["site"]["a"] * x
+    return y, y.sum()
+
+
+def loss(params, adapters, **options):
+    x, sums = run_layers(block, {"params": params, "adapters": adapters}, jnp.ones(3), rows=L, **options)
+    return jnp.sum(x**2), sums
+
+
+@given(BOUNDARIES)
+def test_uncut_inverts_cut(boundaries):
+    pieces = cut(STACK, L, boundaries)
+    whole = uncut(pieces, L)
+    assert all(map(np.array_equal, jax.tree.leaves(whole), jax.tree.leaves(STACK)))
+    assert (set(boundaries) <= {0, L}) == (pieces is STACK)
+
+
+def test_a_cut_outside_the_stack_is_refused():
+    with pytest.raises(ValueError, match="outside a stack of 5"):
+        cut(STACK, L, [6])
+
+
+@settings(max_examples=8)
+@given(BOUNDARIES, BOUNDARIES, st.sampled_from([-1, 1, 2, L]), st.booleans())
+def test_cut_stacks_give_the_values_and_gradients_of_the_whole_one(mine, theirs, unroll, remat):
+    grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (value, sums), grads = grad(STACK, MORE, unroll=-1)
+    pieces = cut(STACK, L, mine), cut(MORE, L, theirs)
+    (other, others), pieces = grad(*pieces, unroll=unroll, remat=remat)
+    np.testing.assert_allclose(other, value, rtol=1e-6)
+    np.testing.assert_allclose(others, sums, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves([uncut(p, L) for p in pieces]), jax.tree.leaves(list(grads))):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=5)
+@given(st.integers(0, L - 1), st.integers(1, L), st.sampled_from([-1, 1]))
+def test_adapters_of_some_rows_act_there_alone(start, size, unroll):
+    rows = slice(start, min(start + size, L))
+    some = {f"{rows.start}:{rows.stop}": jax.tree.map(lambda x: x[rows], MORE)}
+    masked = jax.tree.map(lambda x: np.where((np.arange(L) >= rows.start) & (np.arange(L) < rows.stop), x, 0), MORE)
+    np.testing.assert_allclose(loss(STACK, some, unroll=unroll)[0], loss(STACK, masked)[0], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def reference(make, lora):
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = forward(make(name, num_layers=3), lora)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def lora(randomised):
+    like = LoRA(jnp.ones((3, 16, 2)), jnp.ones((3, 2, 24)), jnp.ones((3, 2)), None)
+    return place({"layers/ffn/up": randomised(like)}, "lora")
+
+
+def forward(made, adapters):
+    """(hidden, gradients of something of it)."""
+    ids = np.random.default_rng(0).integers(0, 50, (2, 6))
+
+    def f(variables):
+        out = made.model.apply(variables, ids, training=True, rngs={"dropout": jax.random.key(0)}, method="hidden")
+        return jnp.sum(jnp.sin(3 * out.last_hidden)), out.last_hidden
+
+    (_, hidden), grads = jax.jit(jax.value_and_grad(f, has_aux=True))({"params": made.params, "adapters": adapters})
+    return hidden, grads
+
+
+MODES = [("gpt2", 1, False), ("gpt2", 2, False), ("gpt2", -1, True), ("llama", 1, True), ("bert", 1, True)]
+
+
+@pytest.mark.parametrize(("name", "unroll", "remat"), MODES)
+def test_a_model_scanned_unrolled_and_rematerialised(make, lora, reference, close, name, unroll, remat):
+    made = make(name, num_layers=3, scan_unroll=unroll, remat=remat)
+    close(forward(made, lora), reference(name), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_with_parameters_and_adapters_cut_differently(make, lora, reference, close):
+    made, adapters = make("gpt2", num_layers=3, scan_unroll=1), lora
+    params = {**made.params, "layers": cut(made.params["layers"], 3, [2])}
+    hidden, grads = forward(made._replace(params=params), {"layers": cut(adapters["layers"], 3, [1])})
+    assert any("/layers/0:2/" in path for path in tree.flatten(grads))
+    whole = {name: {**grads[name], "layers": uncut(grads[name]["layers"], 3)} for name in grads}
+    close((hidden, whole), reference("gpt2"), rtol=1e-4, atol=1e-5)

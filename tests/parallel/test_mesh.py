@@ -1,0 +1,102 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from ftjax import methods, tree
+from ftjax.errors import UserError
+from ftjax.models.transformer import abstract, sites
+from ftjax.parallel.mesh import BATCH, RULES, make_mesh, pad_rows, rows_multiple, spec
+
+ABSTRACT = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+HEADS = {"gpt2": ("lm", "classification", "none"), "llama": ("lm", "classification"), "bert": ("mlm", "classification")}
+
+
+@pytest.fixture(scope="module")
+def eight():
+    """What eight.py found on eight devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    script = Path(__file__).with_name("eight.py")
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_mesh_of_eight_gives_the_steps_of_one_device(eight, method):
+    assert eight["devices"] == 8 and len(eight["meshes"]["full"]) == 10
+    one, *others = eight[method]
+    assert one["rows"][0] != one["rows"][2]
+    for sizes, other in zip(eight["meshes"][method], others, strict=True):
+        np.testing.assert_allclose(other["rows"], one["rows"], rtol=1e-5, err_msg=str(sizes))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_three_steps_are_one_compile(eight, method):
+    assert {run["compiles"] for run in eight[method]} == {1}
+
+
+def test_a_state_is_restored_onto_other_meshes(eight):
+    assert eight["restored"] == [True] * 3
+
+
+@pytest.mark.parametrize(("name", "head"), [(name, head) for name, heads in HEADS.items() for head in heads])
+def test_rules_cover_every_parameter_of_every_family_and_head(make, name, head):
+    for options in ({}, {"tied_head": not make(name).cfg.tied_head}):
+        for path, x in tree.flatten({"params": abstract(make(name, head=head, **options).model)}).items():
+            wanted = tree.first_match(RULES, path)
+            assert len(wanted) <= len(x.shape), path
+            if path.endswith(("kernel", "embedding")) and 3 not in x.shape:  # three classes divide nothing
+                assert any(spec(path, x.shape, ABSTRACT)), path
+
+
+def test_rules_cover_adapters_moments_and_counters(make):
+    made = make("gpt2")
+    context = methods.Context(made.params, sites(made.model), 2)
+    cfg = SimpleNamespace(rank=2, alpha=4.0, targets=("all_linear",), dropout=0.1)
+    adapters = methods.get("lora").init(context, cfg, jax.random.key(0))
+    for path, x in tree.flatten({"train": {"adapters": adapters}}).items():
+        assert spec(path, x.shape, ABSTRACT) == P()
+    assert spec("step", (), ABSTRACT) == P()
+    assert spec("opt/0/mu/params/layers/attn/q/kernel", (2, 16, 16), ABSTRACT) == P(None, "fsdp", "tensor")
+    with pytest.raises(ValueError, match="no sharding rule covers params/layers/new/kernel"):
+        spec("params/layers/new/kernel", (2, 4, 4), ABSTRACT)
+
+
+def test_rules_see_through_a_cut_stack_and_leave_out_what_does_not_divide():
+    for path in ("params/layers/attn/o/kernel", "params/layers/0:1/attn/o/kernel"):
+        assert spec(path, (2, 16, 16), ABSTRACT) == P(None, "tensor", "fsdp")
+        assert spec(path, (2, 15, 16), ABSTRACT) == P(None, None, "fsdp")
+    assert spec("params/head/kernel", (16, 51), ABSTRACT) == P("fsdp", None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [((0, 0, 1), "at most one may be 0"), ((-1, 1, 1), "none below"), ((64, 1, 1), "needs 64 devices"),
+     ((0, 64, 1), "needs 0 devices|mesh 0x64x1")],
+)  # fmt: skip
+def test_sizes_that_the_devices_do_not_give(sizes, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(SimpleNamespace(**dict(zip(("data", "fsdp", "tensor"), sizes))))
+
+
+def test_zero_takes_the_devices_that_are_left():
+    mesh = make_mesh(SimpleNamespace(data=0, fsdp=1, tensor=1))
+    assert mesh.size == len(jax.devices()) and rows_multiple(mesh) == mesh.size
+    assert P(("data", "fsdp")) == BATCH
+
+
+def test_rows_are_padded_with_nothing():
+    batch = {"input_ids": np.ones((3, 2), np.int32), "labels": np.ones(3, np.int32), "example": np.arange(3)}
+    padded = pad_rows(batch, 4)
+    assert {name: x[3].tolist() for name, x in padded.items()} == {"input_ids": [0, 0], "labels": -100, "example": -1}
+    assert all(np.array_equal(padded[name][:3], batch[name]) for name in batch)
+    assert all(pad_rows(batch, 3)[name] is batch[name] for name in batch)

@@ -1,0 +1,277 @@
+"""Whole runs of a tiny GPT-2 by `train`, as the command line calls it."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import ftjax
+from configs.default import get_config
+from ftjax import tree
+from ftjax.errors import RunError, UserError
+from ftjax.train import loop
+from ftjax.train.checkpoint import read_best
+from ftjax.train.loop import train
+from ftjax.train.restore import load_run
+
+FIELDS = {
+    "metrics", "best", "steps", "trainable_parameters", "total_parameters", "examples_per_second", "tokens_per_second",
+    "peak_memory_bytes", "compiles", "config_hash", "commit", "seed", "wall_seconds",
+}  # fmt: skip
+TIMES = {"train/examples_per_second", "train/tokens_per_second"}
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
+
+
+@pytest.fixture(scope="session")
+def model(make, tmp_path_factory):
+    """A Hugging Face folder of a tiny GPT-2 with its dropouts on, and a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*alphabet, "<eos>"])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    rates = dict.fromkeys(("embed_dropout", "attention_dropout", "hidden_dropout"), 0.1)
+    made = make("gpt2", vocab_size=257, **rates)
+    ftjax.save(folder, made.model, made.params)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """A text of 60 lines, and 20 and 9 labelled sentences."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    sentence = lambda: " ".join(rng.choice(WORDS, 5))  # noqa: E731
+    (folder / "text.txt").write_text("\n".join(sentence() for _ in range(60)))
+    for split, n in (("train", 20), ("validation", 9)):
+        rows = [json.dumps({"sentence": sentence(), "label": i % 2}) + "\n" for i in range(n)]
+        (folder / f"{split}.jsonl").write_text("".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def configure(model, files):
+    """configure(task, method, field=value, ...) -> (config, default)."""
+
+    def get(task, method, **fields):
+        default = get_config(f"model={model},task={task},method={method}")
+        common = {"batch_size": 8, "optimizer.warmup": 0.0, "log_every": 2}
+        tasks = {
+            "text": {"task.data": str(files / "text.txt"), "task.max_length": 32, "steps": 12},
+            "sst2": {f"task.files.{x}": str(files / f"{x}.jsonl") for x in ("train", "validation")}
+            | {"task.max_length": 32, "data.buckets": 1},
+        }
+        config = default.copy_and_resolve_references()
+        config.update_from_flattened_dict(common | tasks[task] | fields)
+        return config, default
+
+    return get
+
+
+def rows(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def last_state(workdir):
+    """{path: array} of the newest checkpoint."""
+    manager = ocp.CheckpointManager((workdir / "checkpoints" / "last").resolve())
+    args = ocp.args.Composite(state=ocp.args.StandardRestore())
+    found = tree.flatten(manager.restore(manager.latest_step(), args=args)["state"])
+    manager.close()
+    return {path: np.asarray(x) for path, x in found.items()}
+
+
+def same_run(a, b):
+    """Two workdirs hold the same run, bit for bit."""
+    assert rows(a) == rows(b)
+    for mine, theirs in ((last_state(a), last_state(b)), (read_best(a), read_best(b))):
+        assert mine.keys() == theirs.keys()
+        for path in mine:
+            np.testing.assert_array_equal(mine[path], theirs[path], err_msg=path)
+    results = [json.loads((x / "result.json").read_text()) for x in (a, b)]
+    for name in ("metrics", "best", "steps", "config_hash"):
+        assert results[0][name] == results[1][name]
+
+
+@pytest.fixture(scope="session")
+def text_run(configure, tmp_path_factory):
+    """(workdir, result) of a LoRA run, never interrupted, evaluated every 3 of 12 steps."""
+    workdir = tmp_path_factory.mktemp("text") / "run"
+    return workdir, train(*configure("text", "lora", **TEXT), workdir)
+
+
+TEXT = {"method.dropout": 0.1, "eval_every": 3}
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from ml_collections import ConfigDict
+from ftjax.train import loop
+
+config, default, workdir, at = json.loads(sys.stdin.read())
+plain = loop.device_batches
+
+def until_killed(*args):
+    for n, pair in enumerate(plain(*args)):
+        if n == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield pair
+
+loop.device_batches = until_killed
+loop.train(ConfigDict(config), ConfigDict(default), Path(workdir))
+"""
+
+
+def test_a_run_that_was_killed_ends_as_the_one_that_was_not(configure, text_run, tmp_path, capfd):
+    config, default = configure("text", "lora", **TEXT)
+    arguments = json.dumps([config.to_dict(), default.to_dict(), str(tmp_path), 8])
+    done = subprocess.run([sys.executable, "-c", KILLED], input=arguments, text=True, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "result.json").exists()
+    train(config, default, tmp_path)
+    assert "resumed  at step" in capfd.readouterr().err
+    same_run(tmp_path, text_run[0])
+
+
+class Stopped(Exception):
+    """Stands for a kill, in this process."""
+
+
+@contextlib.contextmanager
+def stopped(owner, name, when):
+    """A run inside is stopped by the first call of `owner.name` for which `when(call number, *args)`."""
+    plain, calls, made = getattr(owner, name), [], []
+
+    def stopping(*args, **kwargs):
+        calls.append(1)
+        if when(len(calls), *args):
+            raise Stopped
+        return plain(*args, **kwargs)
+
+    def kept(kind):
+        return lambda *args: made.append(kind(*args)) or made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, stopping)
+        for kind in ("Checkpoints", "Log"):
+            patch.setattr(loop, kind, kept(getattr(loop, kind)))
+        with pytest.raises(Stopped):
+            yield
+    for opened in made:
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def epochs_run(configure, tmp_path_factory):
+    """A full run of 4 epochs of 3 steps, the last batch of each ragged, evaluated at each epoch's end."""
+    workdir = tmp_path_factory.mktemp("sst2") / "run"
+    return workdir, train(*configure("sst2", "full", **EPOCHS), workdir)
+
+
+EPOCHS = {"epochs": 4.0, "optimizer.learning_rate": 0.01}
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "newest truncated"])
+def test_a_run_resumes_at_an_epochs_end(configure, epochs_run, tmp_path, caplog, damaged):
+    config, default = configure("sst2", "full", **EPOCHS)
+    with stopped(loop.Log, "progress", lambda call, *_: call == 7):  # step 10
+        train(config, default, tmp_path)
+    last = tmp_path / "checkpoints" / "last"
+    assert sorted(p.name for p in last.iterdir()) == ["6", "9"]
+    if damaged:
+        for path in (last / "9").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:10])
+    train(config, default, tmp_path)
+    assert ("checkpoint 9 is damaged" in caplog.text) == damaged
+    same_run(tmp_path, epochs_run[0])
+
+
+def test_a_kill_between_the_saves_of_a_best_step_loses_nothing(configure, epochs_run, tmp_path):
+    config, default = configure("sst2", "full", **EPOCHS)
+    best, seen = epochs_run[1]["best"]["step"], []
+
+    def second_of_best(call, manager, step, *_):
+        seen.append(step)
+        return seen.count(best) == 2
+
+    with stopped(ocp.CheckpointManager, "save", second_of_best):
+        train(config, default, tmp_path)
+    train(config, default, tmp_path)
+    same_run(tmp_path, epochs_run[0])
+
+
+def test_a_finished_run(configure, text_run, monkeypatch):
+    workdir, result = text_run
+    assert result.keys() >= FIELDS
+    assert result == json.loads((workdir / "result.json").read_text())
+    assert result["compiles"] == 1  # 12 packed steps over more than an epoch
+    assert result["steps"] == 12 and result["best"]["metric"] == "perplexity"
+    assert result["trainable_parameters"] == 2 * 4 * 8 * (16 + 16)
+    assert {row["step"] for row in rows(workdir)} == {2, 3, 4, 6, 8, 9, 10, 12}
+    monkeypatch.setattr(loop, "Compiled", None)  # nothing is run again
+    assert train(*configure("text", "lora", **TEXT), workdir) == result
+    with pytest.raises(UserError, match=r"holds a run of another config: seed \(0 there, 1 now\)"):
+        train(*configure("text", "lora", **TEXT, seed=1), workdir)
+
+
+def test_a_checkpoint_holds_what_trains_alone(text_run):
+    state = last_state(text_run[0])
+    leaves = {path for path in state if path.startswith("train/")}
+    assert len(leaves) == 8 and all(path.endswith(("/lora/a", "/lora/b")) for path in leaves)
+    assert sum(x.size for x in state.values()) <= 3 * text_run[1]["trainable_parameters"] + 10
+    assert read_best(text_run[0]).keys() == {path.removeprefix("train/") for path in leaves}
+
+
+def test_a_run_starts_from_anothers_best_and_stops_early(configure, text_run, tmp_path):
+    fields = TEXT | {"warm_start": str(text_run[0]), "early_stopping": 2, "optimizer.learning_rate": 0.0}
+    result = train(*configure("text", "lora", **fields | {"eval_every": 1, "log_every": 1}), tmp_path)
+    assert result["steps"] == 3 and result["best"]["step"] == 1
+    assert result["best"]["value"] == pytest.approx(text_run[1]["best"]["value"], rel=1e-6)
+    for path, x in read_best(text_run[0]).items():
+        np.testing.assert_array_equal(read_best(tmp_path)[path], x)
+    _, parts = load_run(tmp_path)
+    np.testing.assert_array_equal(tree.flatten(parts.variables)[path], x)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_state(configure, tmp_path):
+    fields = {"optimizer.learning_rate": 1e30, "optimizer.clip": 0.0, "steps": 20, "eval_every": 20}
+    with pytest.raises(RunError, match=r"not finite in a step up to .*lower optimizer\.learning_rate"):
+        train(*configure("text", "full", **fields), tmp_path)
+    state = last_state(tmp_path)
+    assert all(np.isfinite(x).all() for x in state.values())
+    assert 1 <= state["step"] < 20 and not (tmp_path / "result.json").exists()
+
+
+def test_a_head_on_cached_features_learns_as_on_the_body(configure, tmp_path, monkeypatch, capfd):
+    config = configure("sst2", "head", **{"model.dropout": 0.0, "epochs": 2.0})
+    runs = [train(*config, tmp_path / "cached")]
+    assert runs[0]["compiles"] == 1
+    assert f"{8 * 2 * 16 * 2 * 2 / 1e9:.3g} GFLOP each" in capfd.readouterr().err  # rows, classifier, weight gradient
+    monkeypatch.setattr(loop, "features_are_fixed", lambda parts: False)
+    runs.append(train(*config, tmp_path / "body"))
+    for a, b in zip(rows(tmp_path / "cached"), rows(tmp_path / "body"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    assert runs[0]["best"]["value"] == runs[1]["best"]["value"]
+
+
+def test_nothing_is_written_for_what_is_found_wrong(configure, tmp_path):
+    wrong = [
+        ({"method.rank": 40}, "method.rank=40"),
+        ({"task.max_length": 64}, "over the 32 positions"),
+        ({"loss.reduction": "row"}, "loss.reduction='row'"),
+        ({"model.dropout": 1.0}, "model.dropout=1"),
+        ({"task.columns.text": "body"}, "task.columns.text='body': set, but nothing in this run uses it"),
+    ]
+    for fields, message in wrong:
+        with pytest.raises(UserError, match=message):
+            train(*configure("text", "lora", **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
