@@ -58,5 +58,5 @@ def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type c
     )
     for name, (get, _) in AXES.items():
         config[name] = get(chosen[name])
-    config.update_from_flattened_dict(task.DEFAULTS[chosen["task"]] | method.DEFAULTS[chosen["method"]])
+    config.update_from_flattened_dict(task.DEFAULTS[chosen["task"]] | method.defaults(chosen["method"]))
     return config

@@ -135,7 +135,7 @@ class Run:
 
         f = Fields(config)
         parts = build(f)
-        self.loader = load_data(f, parts.task, parts.tokenizer, "train", training=True).loader
+        self.loader = load_data(f, parts, "train", training=True).loader
         labels = parts.labels
         if every_gradient:
             labels = jax.tree.map(lambda name: "still" if name == tree.FREEZE else name, labels)

@@ -37,6 +37,18 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
     return tree
 
 
+def merge(*trees: Tree) -> Tree:
+    """One tree of all keys of nested dicts; a later leaf replaces an earlier one."""
+    first, *rest = trees
+    for other in rest:
+        if not (isinstance(first, Mapping) and isinstance(other, Mapping)):
+            first = other
+            continue
+        both = {key: merge(first[key], other[key]) for key in first if key in other}
+        first = {**first, **other, **both}
+    return first
+
+
 def map_paths(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """`f(path, leaf, *leaves of rest)` over every leaf."""
     return jax.tree_util.tree_map_with_path(lambda p, *xs: f(path_name(p), *xs), tree, *rest)

@@ -38,11 +38,13 @@ def main(values: flags.FlagValues) -> None:
     if get("workdir"):
         _, parts = load_run(Path(get("workdir")))
         model, params, tokenizer = parts.model, parts.variables["params"], parts.tokenizer
-        adapters = parts.method.expand(parts.variables["adapters"], params)
+        adapters, around = parts.method.expand(parts.variables["adapters"], params), parts.around
     else:
         tokenizer = hub.tokenizer(get("model"))
-        (model, params), adapters = hub.load(get("model"), head="lm"), None
+        (model, params), adapters, around = hub.load(get("model"), head="lm"), None, None
     prompts = [tokenizer(text)["input_ids"] or [tokenizer.bos_token_id] for text in get("prompt")]
+    if around:
+        prompts = [around.prompt(tokens) for tokens in prompts]
     answers = generate_batches(
         model, params, prompts, adapters=adapters, batch_size=len(prompts), max_new_tokens=get("max_new_tokens"),
         eos_token_id=tokenizer.eos_token_id, do_sample=get("do_sample"), temperature=get("temperature"),

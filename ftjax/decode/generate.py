@@ -1,7 +1,7 @@
 """Decoding with a static key-value cache: one prefill, then one compiled loop until every row has ended."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,7 @@ import numpy as np
 
 from ftjax.decode.sampling import Sampling, check, choose
 from ftjax.errors import UserError
-from ftjax.models.transformer import Transformer, empty_cache
-from ftjax.nn.hooks import Site, acting
+from ftjax.models.transformer import Transformer, empty_cache, shifted
 from ftjax.nn.layers import cut, uncut
 
 
@@ -67,8 +66,8 @@ def generate(
     variables = {"params": params, **({"adapters": adapters} if adapters else {})}
     last = int(lengths.max()) + max_new_tokens - 1
     if adapters:
-        shifted: Any = model.apply(variables, last, method=_position)
-        last = int(shifted)
+        last = shifted(model, variables, last)
+        _check_virtual(adapters, ids)
     if last >= cfg.max_positions:
         raise UserError(
             f"the longest prompt ({int(lengths.max())} tokens) and max_new_tokens={max_new_tokens} need {last + 1} "
@@ -80,11 +79,12 @@ def generate(
     return _generate(model, variables, ids, mask, rows, key, pad_token_id, new=max_new_tokens, how=how, ends=ends)
 
 
-def _position(model: Transformer, position: int) -> Any:
-    """Where the adapters put a position (prefixes shift it)."""
-    for adapter in acting(model, "positions"):
-        position = adapter.positions(position, Site(model, False))
-    return position
+def _check_virtual(adapters: Any, ids: np.ndarray) -> None:
+    """UserError where a soft prompt's virtual ids were forgotten: the result would silently be the base model's."""
+    for adapter in jax.tree.leaves(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
+        first = getattr(adapter, "vocab", None)
+        if first is not None and not (ids >= first).any(1).all():
+            raise UserError(f"the adapters have a soft prompt, whose virtual ids (from {first}) are not in every prompt")
 
 
 def _unrolled(model: Transformer, variables: Any) -> Any:

@@ -1,26 +1,106 @@
-"""Fine-tuning methods: one file each."""
+"""Fine-tuning methods: one file each, and their composition."""
 
 import re
 from typing import Any
 
+import jax
+
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.methods import full, head, lora
-from ftjax.methods.base import Context, Method
+from ftjax.methods import (
+    adapter,
+    bitfit,
+    full,
+    head,
+    ia3,
+    llama_adapter,
+    lora,
+    p_tuning,
+    prefix,
+    prompt,
+    top_layers,
+)
+from ftjax.methods.base import Context, Method, Template
+from ftjax.methods.batched import batched
+from ftjax.methods.lora import combine
+from ftjax.nn.config import Config
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Method] = {  # where several are merged, it is in this order: what scales an output comes last
     "full": full.METHOD,
     "head": head.METHOD,
+    "top_layers": top_layers.METHOD,
+    "bitfit": bitfit.METHOD,
     "lora": lora.METHOD,
+    "ia3": ia3.METHOD,
+    "adapter": adapter.METHOD,
+    "prompt": prompt.METHOD,
+    "prefix": prefix.METHOD,
+    "p_tuning": p_tuning.METHOD,
+    "llama_adapter": llama_adapter.METHOD,
 }
 TASK_HEAD = r"^params/(classifier|pooler)/"
 
 
 def get(name: str) -> Method:
-    """The method of that name; UserError lists what there is."""
-    if name not in METHODS:
-        raise UserError(f"method.name={name!r} is unknown; there are {', '.join(METHODS)}")
-    return METHODS[name]
+    """The method of that name, or the composition of several, `prefix+lora`.
+
+    Raises:
+      UserError: an unknown name, with what there is; one twice; two that both place virtual tokens.
+    """
+    names = name.split("+")
+    for one in names:
+        if one not in METHODS:
+            raise UserError(f"method.name={name!r}: {one!r} is unknown; there are {', '.join(METHODS)}")
+    if len(names) == 1:
+        return METHODS[name]
+    if len(set(names)) < len(names):
+        raise UserError(f"method.name={name!r} names a method twice")
+    if {"prompt", "p_tuning"} <= set(names):
+        raise UserError(f"method.name={name!r}: both place virtual tokens; take one")
+    return _composed(sorted(names, key=list(METHODS).index))
+
+
+def _composed(names: list[str]) -> Method:
+    chosen = {name: METHODS[name] for name in names}
+
+    def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
+        adapters: dict = {}
+        for i, (name, method) in enumerate(chosen.items()):
+            try:
+                new = method.init(ctx, getattr(cfg, name), jax.random.fold_in(key, i))
+            except UserError as error:
+                raise UserError(str(error).replace("method.", f"method.{name}.")) from None
+            adapters = tree.merge(adapters, new)
+        return adapters
+
+    def labels(variables: Any, cfg: Any) -> Any:
+        each = [method.labels(variables, getattr(cfg, name)) for name, method in chosen.items()]
+        return jax.tree.map(lambda *found: next((x for x in found if x != tree.FREEZE), tree.FREEZE), *each)
+
+    def merge(params: Any, adapters: Any) -> Any:
+        for method in chosen.values():
+            params = method.merge(params, adapters)
+        return params
+
+    def expand(adapters: Any, params: Any) -> Any:
+        for method in chosen.values():
+            adapters = method.expand(adapters, params)
+        return adapters
+
+    def template(cfg: Any, model: Config) -> Template | None:
+        found = (method.template(getattr(cfg, name), model) for name, method in chosen.items())
+        return next((x for x in found if x is not None), None)
+
+    return Method(
+        init=init,
+        labels=labels,
+        merge=merge,
+        expand=expand,
+        cuts=lambda cfg, rows: tuple(
+            edge for name, method in chosen.items() for edge in method.cuts(getattr(cfg, name), rows)
+        ),
+        template=template,
+    )
 
 
 def labels(method: Method, variables: Any, cfg: Any) -> Any:
@@ -34,11 +114,11 @@ def labels(method: Method, variables: Any, cfg: Any) -> Any:
         return "head" if re.match(TASK_HEAD, path) else name
 
     labels = tree.map_paths(mine, method.labels(variables, cfg))
-    if set(tree.flatten(labels).values()) == {tree.FREEZE}:
+    if set(tree.flatten(labels).values()) <= {tree.FREEZE}:
         raise UserError(
             f"method.name={cfg.name!r} trains nothing here: this task adds no head; take full or an adapter method"
         )
     return labels
 
 
-__all__ = ["METHODS", "Context", "Method", "get", "labels"]
+__all__ = ["METHODS", "Context", "Method", "Template", "batched", "combine", "get", "labels"]

@@ -1,28 +1,49 @@
-"""What a fine-tuning method is, and how it names the sites that it changes."""
+"""What a fine-tuning method is, and what methods share: naming sites, placing adapters, finding them again."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from ftjax import tree
 from ftjax.errors import UserError
+from ftjax.nn.config import Config
+from ftjax.nn.layers import uncut
 
 Tree = Any
+Sites = dict[str, tuple[int, ...]]  # site path -> shape of the hook
 ALIASES = {
-    "attention": r"attn/[^/]+",
+    "attention": r"attn/[qkvo]",
     "mlp": r"ffn/[^/]+",
-    "all_linear": r"layers/.+",
+    "all_linear": r"layers/(attn/[qkvo]|ffn/[^/]+)",
 }
+_ROWS = re.compile(r"layers/(?:(\d+):(\d+)/)?")
+
+
+def _needs(what: str) -> Any:
+    raise UserError(f"this method starts from the base's {what}, which are not given here")
 
 
 class Context(NamedTuple):
     """What a method may look at when it makes its adapters."""
 
-    params: Tree  # arrays or abstract shapes
+    cfg: Config  # the model's
+    params: Tree  # arrays, canonical
     sites: Mapping[str, Mapping[str, tuple[int, ...]]]  # site path -> {hook: shape}
-    num_layers: int
+    # ids -> the base's k, v, [L, P, K, hd] each
+    keys_values: Callable[[Sequence[int]], tuple[jax.Array, jax.Array]] = lambda ids: _needs("keys and values")
+    encode: Callable[[str], list[int]] = lambda text: _needs("tokenizer")  # text -> ids, no special tokens
+    unknown: int | None = None  # the id of what the vocabulary does not have
+    classes: tuple[str, ...] = ()  # names, of a classification task
+
+
+class Template(NamedTuple):
+    """What is put around an example's text: strings to encode, and virtual ids (>= V) as they are."""
+
+    before: tuple[str | int, ...]
+    after: tuple[str | int, ...] = ()  # before a completion, or before a closing special token
+    inside: bool = True  # after an opening special token ([CLS], bos), not before it
 
 
 class Method(NamedTuple):
@@ -30,14 +51,18 @@ class Method(NamedTuple):
 
     init: (context, cfg, key) -> adapters, trained form.
     labels: (variables, cfg) -> one label per leaf: `freeze`, or the name of an optimizer group.
-    expand: (adapters, params) -> adapters as the sites see them; inside the loss, and once before decoding or export.
     merge: (params, adapters) -> plain params that give the same outputs; raises UserError where there are none.
+    expand: (adapters, params) -> adapters as the sites see them; inside the loss, and once before decoding or export.
+    cuts: (cfg, L) -> rows at which the parameters of the layer stack are cut, where trainability changes.
+    template: (cfg, the model's Config) -> what the method puts around the text.
     """
 
     init: Callable[[Context, Any, jax.Array], dict]
     labels: Callable[[Tree, Any], Tree]
     merge: Callable[[Tree, Tree], Tree]
     expand: Callable[[Tree, Tree], Tree] = lambda adapters, params: adapters
+    cuts: Callable[[Any, int], tuple[int, ...]] = lambda cfg, rows: ()
+    template: Callable[[Any, Config], Template | None] = lambda cfg, model: None
 
 
 def no_adapters(ctx: Context, cfg: Any, key: jax.Array) -> dict:
@@ -45,8 +70,22 @@ def no_adapters(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     return {}
 
 
-def match_sites(ctx: Context, hook: str, targets: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of the sites of `hook` that the targets name.
+def unmergeable(why: str) -> Callable[[Tree, Tree], Tree]:
+    """The `merge` of a method whose effect no plain weights have."""
+
+    def merge(params: Tree, adapters: Tree) -> Tree:
+        raise UserError(f"cannot merge: {why}")
+
+    return merge
+
+
+def hooked(ctx: Context, hook: str) -> Sites:
+    """{path: shape} of the sites of a hook."""
+    return {path: hooks[hook] for path, hooks in ctx.sites.items() if hook in hooks}
+
+
+def match_sites(known: Sites, targets: Sequence[str]) -> Sites:
+    """{path: shape} of those of the `known` sites that the targets name.
 
     A target is an alias (`attention`, `mlp`, `all_linear`) or a regular expression for the end of a path, from a `/`
     on: `q` and `attn/(q|v)` both match `layers/attn/q`.
@@ -54,14 +93,9 @@ def match_sites(ctx: Context, hook: str, targets: Sequence[str]) -> dict[str, tu
     Raises:
       UserError: a target that is no pattern or matches no site; the message lists the sites.
     """
-    known = {path: hooks[hook] for path, hooks in ctx.sites.items() if hook in hooks}
     matched: set[str] = set()
     for target in targets:
-        try:
-            pattern = re.compile(rf"(?:.*/)?(?:{ALIASES.get(target, target)})")
-        except re.error as error:
-            raise UserError(f"method.targets: {target!r} is no regular expression ({error})") from None
-        found = {path for path in known if pattern.fullmatch(path)}
+        found = _matching("method.targets", target, known)
         if not found:
             raise UserError(
                 f"method.targets: {target!r} matches no site; there are {', '.join(known)}"
@@ -73,11 +107,115 @@ def match_sites(ctx: Context, hook: str, targets: Sequence[str]) -> dict[str, tu
     return {path: shape for path, shape in known.items() if path in matched}
 
 
-def stacked(ctx: Context, path: str) -> tuple[int, ...]:
-    """The leading shape of what sits at `path`: `(L,)` inside the layer stack."""
-    return (ctx.num_layers,) if path.startswith("layers/") else ()
+def _matching(field: str, target: str, known: Sites) -> set[str]:
+    try:
+        pattern = re.compile(rf"(?:.*/)?(?:{ALIASES.get(target, target)})")
+    except re.error as error:
+        raise UserError(f"{field}: {target!r} is no regular expression ({error})") from None
+    return {path for path in known if pattern.fullmatch(path)}
+
+
+def by_pattern(field: str, text: str, chosen: Sites, default: float) -> dict[str, float]:
+    """{path: value} of `target:value,...`, the first match wins, `default` elsewhere.
+
+    Raises:
+      UserError: no number, or a target that matches none of the chosen sites.
+    """
+    values: dict[str, float] = {}
+    for item in filter(None, text.split(",")):
+        target, _, value = item.rpartition(":")
+        found = _matching(field, target, chosen)
+        if not target or not re.fullmatch(r"\d+(\.\d+)?", value):
+            raise UserError(f"{field}={text!r}: write target:number, as in attn/q:4,mlp:16")
+        if not found:
+            raise UserError(f"{field}: {target!r} matches none of the chosen sites ({', '.join(chosen)})")
+        values = dict.fromkeys(found, float(value)) | values
+    return {path: values.get(path, default) for path in chosen}
+
+
+def layer_spans(layers: Sequence[int], rows: int) -> list[tuple[int, int]]:
+    """[(first, end)] of the runs of consecutive layers; no layers given: all.
+
+    Raises:
+      UserError: a layer that the model does not have.
+    """
+    wrong = [n for n in layers if not 0 <= n < rows]
+    if wrong:
+        raise UserError(f"method.layers: {', '.join(map(str, wrong))} of {rows} layers; give 0..{rows - 1}")
+    spans: list[tuple[int, int]] = []
+    for n in sorted(set(layers)) or range(rows):
+        if spans and spans[-1][1] == n:
+            spans[-1] = (spans[-1][0], n + 1)
+        else:
+            spans.append((n, n + 1))
+    return spans
+
+
+def positive(name: str, value: int, most: int | None = None) -> None:
+    """UserError where `method.<name>` is not 1 or more (and at most `most`)."""
+    if value < 1 or (most is not None and value > most):
+        raise UserError(f"method.{name}={value}: give 1{' or more' if most is None else f'..{most}'}")
+
+
+def choose(name: str, value: str, choices: Sequence[str]) -> None:
+    """UserError where `method.<name>` is none of the choices."""
+    if value not in choices:
+        raise UserError(f"method.{name}={value!r}: give {', '.join(choices)}")
 
 
 def place(adapters: Mapping[str, Any], name: str) -> dict:
     """Nested adapters from {site path: object} of the method `name`; the root's path is empty."""
     return tree.unflatten({f"{path}/{name}".lstrip("/"): adapter for path, adapter in adapters.items()})
+
+
+def in_rows(path: str, span: tuple[int, int], rows: int) -> str:
+    """The path of a site of the layer stack, for some of its rows."""
+    return path if span == (0, rows) else path.replace("layers/", f"layers/{span[0]}:{span[1]}/", 1)
+
+
+class Found(NamedTuple):
+    """An adapter object in a tree of adapters."""
+
+    path: str  # of the object: site path and method's name
+    site: str  # canonical: without row ranges
+    rows: slice  # of the layer stack; all of what is not in it
+    adapter: Any
+
+
+def find(adapters: Tree, kind: type | tuple[type, ...]) -> Iterator[Found]:
+    """Every adapter object of the given classes."""
+    for key, leaf in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: isinstance(x, kind)):
+        if isinstance(leaf, kind):
+            path = tree.path_name(key)
+            site = path.rpartition("/")[0]
+            match = _ROWS.match(site)
+            rows = slice(int(match[1]), int(match[2])) if match and match[1] else slice(None)
+            yield Found(path, _ROWS.sub("layers/", site, count=1), rows, leaf)
+
+
+def replace(adapters: Tree, kind: type | tuple[type, ...], f: Callable[[Found], Mapping[str, Any]]) -> Tree:
+    """The adapters with each object of the given classes replaced by those of `f(found) -> {path: object}`."""
+    new: dict[str, Any] = {}
+    drop: set[str] = set()
+    for found in find(adapters, kind):
+        new |= f(found)
+        drop.add(found.path)
+    if not drop:
+        return adapters
+    kept = {
+        tree.path_name(key): leaf
+        for key, leaf in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: not isinstance(x, Mapping))
+    }
+    return tree.unflatten({path: leaf for path, leaf in kept.items() if path not in drop} | new)
+
+
+def canonical(params: Tree) -> Tree:
+    """Parameters with a whole layer stack."""
+    return {**params, "layers": uncut(params["layers"], 0)}
+
+
+def change(params: dict[str, jax.Array], path: str, rows: slice, f: Callable[[jax.Array], jax.Array]) -> None:
+    """Applies `f` in fp32 to some rows of a leaf of flat parameters, in place; the leaf keeps its dtype."""
+    leaf = params[path]
+    new = f(leaf[rows].astype("float32")).astype(leaf.dtype)
+    params[path] = leaf.at[rows].set(new)

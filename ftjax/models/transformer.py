@@ -1,5 +1,6 @@
 """The one Transformer: decoder or encoder, with the head that its config names."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
@@ -264,6 +265,24 @@ def init(model: Transformer, key: jax.Array) -> Any:
 def abstract(model: Transformer) -> Any:
     """Shapes and dtypes of the parameters, without making them."""
     return jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
+
+
+def keys_values(model: Transformer, params: Any, ids: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """The keys (rotated, where the model rotates) and values of one text: `[L, P, K, hd]` each."""
+    tokens = jnp.asarray([list(ids)], jnp.int32)
+    out = model.apply({"params": params}, tokens, cache=empty_cache(model.cfg, 1, tokens.shape[1]), method="hidden")
+    return tuple(x[:, 0].swapaxes(1, 2) for x in (out.cache.k, out.cache.v))  # type: ignore[return-value]
+
+
+def shifted(model: Transformer, variables: Any, position: int) -> int:
+    """Where adapters in site form put a position (a prefix shifts it)."""
+
+    def at(model: Transformer, position: int) -> Any:
+        for adapter in acting(model, "positions"):
+            position = adapter.positions(position, Site(model, False))
+        return position
+
+    return int(model.apply(variables, position, method=at))
 
 
 def sites(model: Transformer) -> dict[str, dict[str, tuple[int, ...]]]:

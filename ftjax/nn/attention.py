@@ -115,7 +115,7 @@ class Attention(nn.Module):
             k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False).swapaxes(1, 2) for c in kv)
         mask = ctx.mask
         for adapter in acting(self, "keys_values", cfg.num_kv_heads, cfg.head_dim):
-            pk, pv = (jnp.broadcast_to(p.astype(k.dtype), (b, *p.shape)) for p in adapter.keys_values(site))
+            pk, pv = (jnp.broadcast_to(p.astype(k.dtype), (b, *p.shape[-3:])) for p in adapter.keys_values(site))
             k, v = jnp.concatenate([pk, k], 1), jnp.concatenate([pv, v], 1)
             seen = jnp.broadcast_to(ctx.real[:, None, :, None], (b, 1, t, pk.shape[1]))
             mask = jnp.concatenate([seen, mask], -1)
@@ -125,11 +125,15 @@ class Attention(nn.Module):
         def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return attend(q, k[None], v[None], None)[0]
 
+        beyond = []
         for adapter in acting(self, "attend", cfg.num_heads, cfg.num_kv_heads, cfg.head_dim):
-            out = adapter.attend(q, out, plain, site)
+            out, more = adapter.attend(q, out, plain, site)
+            beyond += [] if more is None else [more.reshape(b, t, cfg.hidden_size)]
         y = Linear(cfg.hidden_size, cfg.out_bias, cfg.dtype, std=cfg.init_std, name="o")(
             out.reshape(b, t, cfg.num_heads * cfg.head_dim), ctx.training
         )
+        for more in beyond:
+            y = y + more
         if cfg.hidden_dropout:
             y = site.dropout(y, cfg.hidden_dropout)
         for adapter in acting(self, "sublayer", cfg.hidden_size):

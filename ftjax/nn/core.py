@@ -66,19 +66,30 @@ class Embed(nn.Module):
         return self.embedding[ids].astype(self.dtype)
 
 
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """LayerNorm over the last axis (Ba et al. 2016), in fp32."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, -1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + eps)
+    return (y * scale.astype(jnp.float32) + bias).astype(x.dtype)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm over the last axis (Zhang & Sennrich 2019), in fp32."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + eps)
+    return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
 class Norm(nn.Module):
-    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019), in fp32."""
+    """The model's norm, `layernorm` or `rmsnorm`."""
 
     kind: str
     eps: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]).astype(jnp.float32)
-        y = x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         if self.kind == "rmsnorm":
-            y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + self.eps)
-            return (y * scale).astype(x.dtype)
-        y = y - jnp.mean(y, -1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + self.eps)
-        return (y * scale + self.param("bias", nn.initializers.zeros, x.shape[-1:])).astype(x.dtype)
+            return rms_norm(x, scale, self.eps)
+        return layer_norm(x, scale, self.param("bias", nn.initializers.zeros, x.shape[-1:]), self.eps)

@@ -11,11 +11,12 @@ these methods and lets each act, in the order of their names:
 | `activation(h, site) -> h`              | the FFN, before its down projection                         |
 | `sublayer(x, h, site) -> h`             | attention and FFN, before the residual: their input, output |
 | `keys_values(site) -> k, v`             | attention: `[P, K, hd]`, seen by every real query           |
-| `attend(q, out, attention, site) -> out`| attention: rotated q, result before the output projection   |
+| `attend(q, out, attention, site) -> out, beyond` | attention: rotated q, result before the output projection |
 | `embed(ids, h, site) -> h`              | the token embedding, before positions                       |
 | `positions(positions, site) -> positions`| the model root, once                                       |
 
-`attention(q, k, v)` in `attend` is the plain one, over keys and values `[P, K, hd]`.
+`attention(q, k, v)` in `attend` is the plain one, over keys and values `[P, K, hd]`; `beyond`, where not None, is added
+after the output projection.
 """
 
 import contextlib

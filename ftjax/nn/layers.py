@@ -1,7 +1,8 @@
 """The layer stack: parameters stored `[L, ...]`, run by one scan, whole or cut by rows.
 
-A stack is a tree whose leaves lead with L, or a dict of such trees under row ranges (`{"0:6": ..., "6:8": ...}`) where
-trainability or adapters change along it. Parameters and adapters may be cut differently: the run takes the union.
+A stack is a tree whose leaves lead with L, or has such trees of fewer rows under row ranges (`{"0:6": ..., "6:8": ...}`)
+where trainability or adapters change along it. Parameters and adapters may be cut differently, adapters of several
+methods too, with gaps and overlaps: the run takes the union of the cuts, and a row all that covers it.
 """
 
 import re
@@ -12,18 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ftjax import tree
+
 Tree = Any
 _ROWS = re.compile(r"(\d+):(\d+)")
 
 
-def parts(stack: Tree, rows: int) -> dict[tuple[int, int], Tree]:
-    """{(first row, end row): tree}: one part for a whole stack, none for an empty one."""
-    if not stack:
-        return {}
-    spans = {key: _ROWS.fullmatch(key) for key in stack} if isinstance(stack, Mapping) else {"": None}
-    if not all(spans.values()):
-        return {(0, rows): stack}
-    return {(int(m[1]), int(m[2])): stack[key] for key, m in spans.items() if m}
+def parts(stack: Tree, rows: int) -> list[tuple[tuple[int, int], Tree]]:
+    """[((first row, end row), tree)]: one for a whole stack, none for an empty one; what is whole comes first."""
+    if not isinstance(stack, Mapping):
+        return [((0, rows), stack)]
+    spans = {key: match for key in stack if (match := _ROWS.fullmatch(key))}
+    whole = {key: value for key, value in stack.items() if key not in spans}
+    found = sorted(((int(m[1]), int(m[2])), stack[key]) for key, m in spans.items())
+    return [((0, rows), whole), *found] if whole else found
 
 
 def cut(stack: Tree, rows: int, boundaries: Sequence[int]) -> Tree:
@@ -37,22 +40,24 @@ def cut(stack: Tree, rows: int, boundaries: Sequence[int]) -> Tree:
 
 
 def uncut(stack: Tree, rows: int) -> Tree:
-    """The canonical `[L, ...]` stack of a cut one."""
-    pieces = [piece for _, piece in sorted(parts(stack, rows).items())]
+    """The canonical `[L, ...]` stack of one that was cut."""
+    pieces = [piece for _, piece in parts(stack, rows)]
     return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *pieces)
 
 
-def _take(stack: dict[tuple[int, int], Tree], a: int, b: int) -> Tree:
-    for (start, end), piece in stack.items():
+def _take(pieces: list[tuple[tuple[int, int], Tree]], a: int, b: int) -> Tree:
+    found = []
+    for (start, end), piece in pieces:
         if start <= a and b <= end:
             rows = slice(a - start, b - start)
-            return piece if (start, end) == (a, b) else jax.tree.map(lambda x, rows=rows: x[rows], piece)
-    return {}
+            whole = (start, end) == (a, b)
+            found.append(piece if whole else jax.tree.map(lambda x, rows=rows: x[rows], piece))
+    return tree.merge({}, *found)
 
 
-def _unstack(tree: Tree, n: int) -> list[Tree]:
+def _unstack(row: Tree, n: int) -> list[Tree]:
     # lax.split transposes to one concatenation; indexing would transpose to n additions of the whole stack.
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = jax.tree.flatten(row)
     columns = [[row[0] for row in jax.lax.split(x, (1,) * n)] for x in leaves]
     return [treedef.unflatten([column[i] for column in columns]) for i in range(n)]
 
@@ -77,7 +82,7 @@ def run_layers(
       (carry, outs stacked over rows).
     """
     pieces = {name: parts(stack, rows) for name, stack in stacks.items()}
-    edges = sorted({0, rows, *(edge for spans in pieces.values() for span in spans for edge in span)})
+    edges = sorted({0, rows, *(edge for found in pieces.values() for span, _ in found for edge in span)})
 
     def body(carry: Any, xs: tuple[jax.Array, dict[str, Tree]]) -> tuple[Any, Any]:
         return block(carry, *xs)

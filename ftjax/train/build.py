@@ -2,6 +2,7 @@
 before anything compiles and before anything is written."""
 
 import re
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
@@ -9,14 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from ftjax import hub, methods, tree
+from ftjax.data.around import Around, around, insert
 from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
 from ftjax.data.encoded import Encoded
 from ftjax.data.loader import Loader
 from ftjax.data.sources import place
 from ftjax.data.tasks import TASKS, Labelled, Task, Text
 from ftjax.errors import UserError
-from ftjax.methods import Context, Method
-from ftjax.models.transformer import Transformer, sites
+from ftjax.methods import Context, Method, Template
+from ftjax.models.transformer import Transformer, keys_values, shifted, sites
+from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
@@ -35,7 +38,12 @@ class Data(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A run before it is placed on devices. `labels` has a group name per leaf of `variables`."""
+    """A run before it is placed on devices.
+
+    variables: params (the stack cut where the method trains some of its rows) and adapters in trained form.
+    labels: a group name per leaf of `variables`.
+    around: what the method puts around every text.
+    """
 
     task: Task
     tokenizer: Any
@@ -44,6 +52,7 @@ class Parts(NamedTuple):
     objective: Objective
     variables: Tree
     labels: Tree
+    around: Around | None
 
 
 def require(field: str, value: Any, right: bool, wanted: str) -> None:
@@ -59,13 +68,13 @@ def get_task(f: Fields) -> Task:
     return TASKS[f.task.name]
 
 
-def load_data(f: Fields, task: Task, tokenizer: Any, split: str, *, training: bool) -> Data:
+def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     """Rows, texts, token ids and batches of one split.
 
     Raises:
       UserError: as `ftjax.data` says; an empty split after dropping.
     """
-    cfg, data = f.task, f.data
+    cfg, data, task, tokenizer = f.task, f.data, parts.task, parts.tokenizer
     size, name = (f.batch_size, "batch_size") if training else (f.eval_batch_size, "eval_batch_size")
     require(name, size, size >= 1, "1 or more")
     require("task.eval_split", split, split in ("train", "validation", "test"), "train, validation or test")
@@ -80,6 +89,8 @@ def load_data(f: Fields, task: Task, tokenizer: Any, split: str, *, training: bo
         encoded = encode_lm(texts, tokenizer, cfg.max_length, data.overlong, where)
     else:
         encoded = encode_classification(texts, tokenizer, cfg.max_length, task.classes(cfg) or (), data.overlong, where)
+    if parts.around:
+        encoded = insert(encoded, parts.around, task.chunked)
     layout = data.layout
     if layout == "auto":
         layout = "packed" if task.objective == "lm" else "buckets"
@@ -88,7 +99,7 @@ def load_data(f: Fields, task: Task, tokenizer: Any, split: str, *, training: bo
         raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, for language modelling, packed")
     loader = Loader(
         encoded, layout, size, f.seed, training,
-        max_length=cfg.max_length, pad_side=data.pad_side, window=50,
+        max_length=cfg.max_length + len(parts.around or ()), pad_side=data.pad_side, window=50,
         **({"buckets": data.buckets} if layout == "buckets" else {}),
     )  # fmt: skip
     return Data(texts, encoded, loader, loader)
@@ -103,13 +114,16 @@ def build(f: Fields) -> Parts:
     task, method, cfg = get_task(f), methods.get(f.method.name), f.model
     model, params = load_model(f, task)
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
-    if f.task.max_length > model.cfg.max_positions:
-        raise UserError(
-            f"task.max_length={f.task.max_length} is over the {model.cfg.max_positions} positions of {cfg.path};"
-            f" set task.max_length={model.cfg.max_positions}"
-        )
-    context = Context(params, sites(model), model.cfg.num_layers)
+    context = Context(
+        model.cfg, params, sites(model), partial(keys_values, model, params),
+        encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+        unknown=tokenizer.unk_token_id, classes=task.classes(f.task) or (),
+    )  # fmt: skip
     adapters = method.init(context, f.method, jax.random.fold_in(jax.random.key(f.seed), 1))
+    pieces = _around(method.template(f.method, model.cfg), context, tokenizer)
+    check_length(f, model, method.expand(adapters, params), len(pieces or ()))
+    rows = model.cfg.num_layers
+    params = {**params, "layers": cut(params["layers"], rows, method.cuts(f.method, rows))}
     variables = {"params": params, "adapters": adapters}
     labels = methods.labels(method, variables, f.method)
     loss = f.loss
@@ -123,7 +137,26 @@ def build(f: Fields) -> Parts:
         )
     else:
         objective = classification(model, label_smoothing=loss.label_smoothing)
-    return Parts(task, tokenizer, model, method, with_expand(objective, method), variables, labels)
+    return Parts(task, tokenizer, model, method, with_expand(objective, method), variables, labels, pieces)
+
+
+def _around(template: Template | None, context: Context, tokenizer: Any) -> Around | None:
+    if template is None:
+        return None
+    ids = lambda pieces: [i for p in pieces for i in ([p] if isinstance(p, int) else context.encode(p))]  # noqa: E731
+    return around(ids(template.before), ids(template.after), template.inside, tokenizer)
+
+
+def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -> None:
+    """UserError where the task's texts, with what the method adds, are over the model's positions."""
+    most, wanted = model.cfg.max_positions, f.task.max_length
+    added = shifted(model, {"params": {}, "adapters": adapters}, inserted)
+    if wanted + added > most:
+        more = f" and the method's {added}" if added else ""
+        raise UserError(
+            f"task.max_length={wanted}{more} are over the {most} positions of {f.model.path};"
+            f" set task.max_length={most - added}"
+        )
 
 
 def load_model(f: Fields, task: Task) -> tuple[Transformer, Tree]:

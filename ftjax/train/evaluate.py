@@ -128,7 +128,7 @@ def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], li
 
     A row has `text` or `prompt`, `prediction`, `reference`, and `correct`.
     """
-    data = load_data(f, parts.task, parts.tokenizer, split, training=False)
+    data = load_data(f, parts, split, training=False)
     mesh = make_mesh(f.mesh)
     train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
     found, samples = Evaluator(parts, data, mesh, f)(train, frozen)

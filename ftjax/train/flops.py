@@ -17,31 +17,66 @@ PEAK = {  # dense bf16 FLOP/s per device, from the vendors' data sheets
 }  # fmt: skip
 
 
-def step_flops(cfg: Config, labels: Any, variables: Any, batch: int, length: int, scored: int = 0) -> float:
+def step_flops(
+    cfg: Config, labels: Any, variables: Any, adapters: Any, batch: int, length: int, scored: int = 0
+) -> float:
     """Multiply-adds times two of forward and backward, for `[batch, length]` tokens with `scored` logits rows each.
 
     Every kernel costs 2 in out per vector forward, as much for its input's gradient where something below it trains,
-    and as much again where it trains itself. The backward pass is counted down to the first layer or not at all, as a
-    scan runs it. Elementwise work is not counted.
+    and as much again where it trains itself. The backward pass is counted down to the first row of the stack in which
+    something trains, as a scan over cut rows runs it. Elementwise work, and what makes site form of the trained form
+    (it does not grow with the tokens), is not counted.
+
+    Args:
+      labels, variables: as the step sees them, adapters in trained form.
+      adapters: in site form (arrays or abstract).
     """
-    tokens = batch * length
+    tokens, rows = batch * length, cfg.num_layers
     label = tree.flatten(labels)
-    deep = any(name != tree.FREEZE and re.search(r"/(layers|embed)/", path) for path, name in label.items())
+    trained = [path for path, name in label.items() if name != tree.FREEZE]
+    lowest = min((_lowest(path, rows) for path in trained), default=rows)
+
+    def below(path: str) -> float:
+        """The share of a stacked leaf's rows that the backward pass runs through; of others, whether it does."""
+        if "/layers/" not in path:
+            return float(lowest < rows)
+        first, end = _span(path, rows)
+        return max(0, end - max(first, lowest)) / (end - first)
+
     total = 0.0
-    for path, leaf in tree.flatten(variables).items():
-        trains = label[path] != tree.FREEZE
-        product = 2.0 * float(np.prod(leaf.shape))
-        rows = 1 if re.search("/(classifier|pooler)/", path) else scored
-        vectors = tokens if "/layers/" in path else batch * rows
+    for path, leaf in tree.flatten(variables["params"]).items():
         if path.endswith("kernel"):
-            total += vectors * product * (1 + deep + trains)
-        elif path.startswith("adapters/") and leaf.ndim >= 2 and trains:
-            total += vectors * product * 3
+            pooled = 1 if re.search("^(classifier|pooler)/", path) else scored
+            vectors = tokens if path.startswith("layers/") else batch * pooled
+            trains = label[f"params/{path}"] != tree.FREEZE
+            total += vectors * 2.0 * float(np.prod(leaf.shape)) * (1 + below(f"/{path}") + trains)
+    for path, leaf in tree.flatten(adapters).items():
+        if re.search(PRODUCTS, path):
+            vectors = tokens if path.startswith("layers/") else batch * scored
+            total += vectors * 2.0 * float(np.prod(leaf.shape)) * 3
+        elif re.search(ATTENDED, path):  # [L, P, K, hd], by every head
+            total += tokens * 2.0 * float(np.prod(leaf.shape)) * (cfg.num_heads / leaf.shape[-2]) * 3
     if scored and cfg.tied_head:
         trains = label["params/embed/tokens/embedding"] != tree.FREEZE
-        total += batch * scored * 2.0 * cfg.vocab_size * cfg.hidden_size * (1 + deep + trains)
-    attention = 4.0 * tokens * length * cfg.num_heads * cfg.head_dim * cfg.num_layers
-    return total + attention * (1 + 2 * deep)
+        total += batch * scored * 2.0 * cfg.vocab_size * cfg.hidden_size * (1 + (lowest < rows) + trains)
+    attention = 4.0 * tokens * length * cfg.num_heads * cfg.head_dim
+    return total + attention * (rows + 2 * (rows - max(lowest, 0)))
+
+
+PRODUCTS = r"/lora/[ab]$|/(down|up)/kernel$"
+ATTENDED = r"/(prefix|llama_adapter)/[kv]$"
+
+
+def _span(path: str, rows: int) -> tuple[int, int]:
+    match = re.search(r"/layers/(\d+):(\d+)/", path)
+    return (int(match[1]), int(match[2])) if match else (0, rows)
+
+
+def _lowest(path: str, rows: int) -> int:
+    """The lowest row of the stack that a gradient for this leaf runs back through; `rows`: none."""
+    if "/layers/" in path:
+        return _span(path, rows)[0]
+    return -1 if re.search(r"/(embed|prefix)/", path) else rows
 
 
 def peak_flops(devices: int) -> float:

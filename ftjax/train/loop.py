@@ -50,8 +50,8 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
     # What is asked for. Nothing is written until all of it is found right.
     f = Fields(config)
     parts = build(f)
-    data = load_data(f, parts.task, parts.tokenizer, "train", training=True)
-    held = load_data(f, parts.task, parts.tokenizer, f.task.eval_split, training=False)
+    data = load_data(f, parts, "train", training=True)
+    held = load_data(f, parts, f.task.eval_split, training=False)
     mesh = make_mesh(f.mesh)
     per_epoch = data.loader.steps_per_epoch
     steps = math.ceil(f.epochs * per_epoch) if f.steps is None else f.steps
@@ -63,7 +63,7 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
     for name, value in dict(early_stopping=f.early_stopping, profile_steps=f.profile_steps).items():
         require(name, value, value >= 0, "0 or more")
     if f.warm_start:
-        parts = parts._replace(variables=warm_start(parts.variables, Path(f.warm_start)))
+        parts = warm_start(parts, Path(f.warm_start))
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
     tx, rate = make_optimizer(f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch)
@@ -96,7 +96,8 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
     start = n = progress["step"]
     keep_rows(workdir / "samples.jsonl", start)
     log = Log(workdir, start, steps, wandb, config_hash(config), config.to_dict())
-    work = functools.cache(functools.partial(step_flops, parts.model.cfg, parts.labels, parts.variables))
+    sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
+    work = functools.cache(functools.partial(step_flops, parts.model.cfg, parts.labels, parts.variables, sited))
     shapes = data.loader.shapes if parts is report_of else ((f.batch_size, 0),)  # of features: no token passes the body
     log.say(start_report(report_of, data, held, mesh, f.model.path, steps, max(work(*shape) for shape in shapes)))
     if start:

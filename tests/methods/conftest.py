@@ -1,22 +1,79 @@
 """A method on a model with a task, small."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import method as configs
 from ftjax import methods
-from ftjax.models.transformer import sites
+from ftjax.data.around import Around
+from ftjax.models.transformer import keys_values, sites
+from ftjax.nn.layers import cut
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
 
-SMALL = {"lora": dict(rank=2, alpha=6.0, targets=("all_linear",))}
+CASES = {  # a name and fields for each kind of each method: all of it small
+    "full": ("full", {}),
+    "head": ("head", {}),
+    "top_layers": ("top_layers", dict(count=1)),
+    "bitfit": ("bitfit", dict(norms=True)),
+    "lora": ("lora", dict(rank=2, alpha=6.0, targets=("all_linear",))),
+    "lora qkv": ("lora", dict(rank=2, targets=("qkv", "embed"))),
+    "lora of a layer": ("lora", dict(rank=2, layers=(1,), rank_pattern="q:3")),
+    "dora": ("lora", dict(rank=2, dora=True, targets=("all_linear",))),
+    "dora qkv": ("lora", dict(rank=2, dora=True, targets=("qkv",))),
+    "pissa": ("lora", dict(rank=2, pissa=True, targets=("all_linear",))),
+    "ia3": ("ia3", {}),
+    "ia3 of peft": ("ia3", dict(definition="peft", layers=(0,))),
+    "houlsby": ("adapter", dict(size=3)),
+    "lin": ("adapter", dict(kind="lin", size=3)),
+    "pfeiffer": ("adapter", dict(kind="pfeiffer", size=3)),
+    "prompt": ("prompt", dict(length=3)),
+    "prefix": ("prefix", dict(length=3, hidden=5)),
+    "prefix of peft": ("prefix", dict(length=3, definition="peft")),
+    "p_tuning": ("p_tuning", dict(template="{1}{text}ab{2}")),
+    "p_tuning of peft": ("p_tuning", dict(definition="peft", template="{3}{text}", hidden=4)),
+    "llama_adapter": ("llama_adapter", dict(length=3)),
+    "llama_adapter of peft": ("llama_adapter", dict(length=3, count=1, definition="peft")),
+    "prefix+lora+ia3": ("prefix+lora+ia3", {"prefix.length": 3, "lora.rank": 2, "lora.layers": (1,)}),
+    "llama_adapter+top_layers": ("llama_adapter+top_layers", {"llama_adapter.count": 2, "top_layers.count": 1}),
+}
+INAPPLICABLE = {("bitfit", "llama")}  # no biases
+
+
+def context_of(made, classes=("no", "maybe", "yes")):
+    """What a method is told; a word's ids are its letters' places in the alphabet."""
+    spell = lambda text: [ord(c) - ord("a") + 1 if c.isalpha() else 0 for c in text]  # noqa: E731
+    look = partial(keys_values, made.model, made.params)
+    return methods.Context(made.cfg, made.params, sites(made.model), look, spell, 0, classes)
+
+
+def around_of(template, context):
+    """The template's pieces as ids, for texts without special tokens."""
+    if template is None:
+        return None
+    ids = lambda pieces: [i for p in pieces for i in ([p] if isinstance(p, int) else context.encode(p))]  # noqa: E731
+    return Around(tuple(ids(template.before)), tuple(ids(template.after)), False, frozenset(), frozenset())
+
+
+def wrapped(example, around):
+    """An example with the pieces around the part before its first label."""
+    if around is None:
+        return example
+    start, end = around.edges(example.tokens, example.labels, True)
+    at = [start] * len(around.before) + [end] * len(around.after)
+    new = [*around.before, *around.after]
+    return type(example)(np.insert(example.tokens, at, new), np.insert(example.labels, at, -100))
 
 
 class Tuned(NamedTuple):
     made: Any
+    context: methods.Context
+    around: Any
     method: methods.Method
     cfg: Any
     variables: dict
@@ -29,14 +86,20 @@ class Tuned(NamedTuple):
 def tune(make, examples, lay):
     """tune(method, shape, task, **fields of the method) -> Tuned, at step 0."""
 
-    def build(name, shape, task="classification", **fields):
+    def build(case, shape, task="classification", **fields):
+        if (case, shape) in INAPPLICABLE:
+            pytest.skip(f"{shape} has nothing for {case}")
         made = make(shape, head=task if task == "classification" else make(shape).cfg.head)
+        name, small = CASES.get(case, (case, {}))
         method, cfg = methods.get(name), configs.get(name)
-        cfg.update(SMALL.get(name, {}) | fields)
-        context = methods.Context(made.params, sites(made.model), made.cfg.num_layers)
+        cfg.update_from_flattened_dict(small | fields)
+        context = context_of(made)
         adapters = method.init(context, cfg, jax.random.key(1))
-        variables = {"params": made.params, "adapters": adapters}
-        batch, _ = lay([[e] for e in examples(6, 3, 4)], 8)
+        rows = made.cfg.num_layers
+        layers = cut(made.params["layers"], rows, method.cuts(cfg, rows))
+        variables = {"params": {**made.params, "layers": layers}, "adapters": adapters}
+        around = around_of(method.template(cfg, made.cfg), context)
+        batch, _ = lay([[wrapped(e, around)] for e in examples(6, 3, 4)], 12)
         if task == "classification":
             objective = classification(made.model)
             batch = {name: batch[name] for name in ("input_ids", "segment_ids", "position_ids")}
@@ -48,6 +111,6 @@ def tune(make, examples, lay):
             expanded = method.expand(variables["adapters"], variables["params"])
             return objective.loss({**variables, "adapters": expanded}, batch, key)
 
-        return Tuned(made, method, cfg, variables, methods.labels(method, variables, cfg), loss, batch)
+        return Tuned(made, context, around, method, cfg, variables, methods.labels(method, variables, cfg), loss, batch)
 
     return build

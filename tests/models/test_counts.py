@@ -31,7 +31,7 @@ LORA = [
 def test_lora_on_q_and_v_as_published(cfg, rank, count):
     model, config = Transformer(cfg), method_configs.get("lora")
     config.update(rank=rank, targets=("q", "v"))
-    context = methods.Context(abstract(model), sites(model), cfg.num_layers)
+    context = methods.Context(cfg, abstract(model), sites(model))
     adapters = jax.eval_shape(lambda key: methods.get("lora").init(context, config, key), jax.random.key(0))
     variables = {"params": context.params, "adapters": adapters}
     labels = methods.labels(methods.get("lora"), variables, config)

@@ -88,7 +88,7 @@ class Attending:
     s: jax.Array
 
     def attend(self, q, out, attention, site):
-        return out + self.s * (attention(q, self.k, self.v) - out)
+        return out + self.s * (attention(q, self.k, self.v) - out), None
 
 
 def rows(s):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from configs import method as configs
 from ftjax import methods, tree
 from ftjax.models.transformer import Transformer, abstract, sites
 from ftjax.nn.config import Config
@@ -26,7 +27,8 @@ CONFIG = Config(
     48, 16, 2, 4, 2, 4, 32, 16, norm="rmsnorm", positions="rotary", gated=True, tied_head=False, qkv_bias=False,
     hidden_dropout=0.1, attention_dropout=0.1,
 )  # fmt: skip
-LORA = SimpleNamespace(name="lora", rank=2, alpha=4.0, targets=("attention",), dropout=0.1)
+LORA = configs.get("lora")
+LORA.update(rank=2, alpha=4.0, dropout=0.1)
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
 
@@ -35,7 +37,7 @@ def parts(name):
     """(trainable leaves, frozen ones, step function, optimizer) of a method, on one device."""
     model, method = Transformer(CONFIG), methods.get(name)
     params = jax.tree.map(lambda x: jnp.asarray(0.3 * RNG.standard_normal(x.shape), x.dtype), abstract(model))
-    adapters = method.init(methods.Context(params, sites(model), 2), LORA, KEY)
+    adapters = method.init(methods.Context(CONFIG, params, sites(model)), LORA, KEY)
     variables = {"params": params, "adapters": adapters}
     tx = optax.adam(1e-2)
     return (*tree.split(variables, methods.labels(method, variables, LORA)), make_step(causal_lm(model).loss, tx), tx)

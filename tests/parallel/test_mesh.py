@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from configs import method as configs
 from ftjax import methods, tree
 from ftjax.errors import UserError
 from ftjax.models.transformer import abstract, sites
@@ -60,8 +61,9 @@ def test_rules_cover_every_parameter_of_every_family_and_head(make, name, head):
 
 def test_rules_cover_adapters_moments_and_counters(make):
     made = make("gpt2")
-    context = methods.Context(made.params, sites(made.model), 2)
-    cfg = SimpleNamespace(rank=2, alpha=4.0, targets=("all_linear",), dropout=0.1)
+    context = methods.Context(made.cfg, made.params, sites(made.model))
+    cfg = configs.get("lora")
+    cfg.update(rank=2, targets=("all_linear",))
     adapters = methods.get("lora").init(context, cfg, jax.random.key(0))
     for path, x in tree.flatten({"train": {"adapters": adapters}}).items():
         assert spec(path, x.shape, ABSTRACT) == P()

@@ -34,7 +34,7 @@ def counts(make, name, head, method, fields):
     model = make(name, head=head, **{"num_layers": 3, **sizes}).model
     params, cfg = abstract(model), configs.get(method)
     cfg.update(fields)
-    context = methods.Context(params, sites(model), model.cfg.num_layers)
+    context = methods.Context(model.cfg, params, sites(model))
     adapters = jax.eval_shape(lambda key: methods.get(method).init(context, cfg, key), jax.random.key(0))
     variables = {"params": params, "adapters": adapters}
     labels = methods.labels(methods.get(method), variables, cfg)
@@ -54,7 +54,7 @@ def counts(make, name, head, method, fields):
     lowered = jax.jit(step).lower(*tree.split(variables, labels), batch)
     if fields.get("targets") == ("head",):  # XLA leaves out the gradient in hidden states, which is traced
         lowered = lowered.compile()
-    return step_flops(model.cfg, labels, variables, *shape), lowered.cost_analysis()["flops"]
+    return step_flops(model.cfg, labels, variables, adapters, *shape), lowered.cost_analysis()["flops"]
 
 
 @pytest.mark.parametrize("case", CASES)

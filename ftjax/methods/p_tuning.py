@@ -1,0 +1,158 @@
+"""P-tuning: soft prompts from a small encoder, placed by a template among anchor words (Liu et al. 2021,
+https://arxiv.org/abs/2103.10385).
+
+`template` says where: `{3}{text} is located in{3}` puts three virtual tokens before the text, and three after the anchor
+words. The encoder runs over all of them in order and folds into plain vectors for inference (P D parameters).
+
+`definition = 'paper'` (section 3.2 and the authors' code): embeddings [P, D] -> two layers of bidirectional LSTM, D/2 a
+direction -> D -> ReLU -> D. `'peft'`: D -> hidden -> ReLU -> hidden -> ReLU -> D, and it only prepends.
+"""
+
+import re
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.methods.base import Context, Found, Method, Template, choose, hooked, place, positive, replace, unmergeable
+from ftjax.methods.prompt import SoftPrompt
+from ftjax.nn.config import Config
+
+TEMPLATES = {"paper": "{3}{text}{3}", "peft": "{20}{text}"}
+
+
+@flax.struct.dataclass
+class PromptEncoder:
+    """The trained form: what makes the prompt's rows."""
+
+    embedding: jax.Array  # [P, D]
+    lstm: list[dict[str, dict[str, jax.Array]]]  # a layer: {forward, backward: {input, hidden, bias_i, bias_h}}
+    mlp: list[dict[str, jax.Array]]  # kernel, bias
+    vocab: int = flax.struct.field(pytree_node=False)
+
+    def fold(self) -> SoftPrompt:
+        """The rows that it stands for."""
+        x = self.embedding
+        for layer in self.lstm:
+            x = jnp.concatenate([_lstm(layer["forward"], x), _lstm(layer["backward"], x[::-1])[::-1]], -1)
+        for i, linear in enumerate(self.mlp):
+            x = (jax.nn.relu(x) if i else x) @ linear["kernel"] + linear["bias"]
+        return SoftPrompt(x, self.vocab)
+
+
+def _lstm(weights: dict[str, jax.Array], xs: jax.Array) -> jax.Array:
+    """One direction of torch's LSTM: gates input, forget, cell, output; `[P, in]` -> `[P, h]`."""
+
+    def step(state: tuple[jax.Array, jax.Array], x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        h, c = state
+        gates = x @ weights["input"] + weights["bias_i"] + h @ weights["hidden"] + weights["bias_h"]
+        i, f, g, o = jnp.split(gates, 4)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    zero = jnp.zeros(weights["hidden"].shape[0])
+    return jax.lax.scan(step, (zero, zero), xs)[1]
+
+
+def pieces(cfg: Any) -> list[int | str]:
+    """The template's pieces: a number of virtual tokens, anchor words, or `{text}`.
+
+    Raises:
+      UserError: no `{text}` or more than one, no virtual token, or, for PEFT's definition, more than a prefix.
+    """
+    choose("definition", cfg.definition, ("paper", "peft"))
+    template = TEMPLATES[cfg.definition] if cfg.template is None else cfg.template
+    found: list[int | str] = []
+    for piece in filter(None, re.split(r"(\{\d+\}|\{text\})", template)):
+        number = re.fullmatch(r"\{(\d+)\}", piece)
+        found.append(int(number[1]) if number else piece)
+    wrong = None
+    if found.count("{text}") != 1:
+        wrong = "needs one {text}, where the example goes"
+    elif not sum(p for p in found if isinstance(p, int)):
+        wrong = "has no slot for virtual tokens, as {3}"
+    elif any(isinstance(p, str) and re.search(r"[{}]", p.replace("{text}", "")) for p in found):
+        wrong = "has a brace that is neither {text} nor a number of virtual tokens"
+    elif cfg.definition == "peft" and (len(found) != 2 or found[1] != "{text}"):
+        wrong = "of definition='peft' only prepends: write {n}{text}"
+    if wrong:
+        raise UserError(f"method.template={template!r} {wrong}")
+    return found
+
+
+def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
+    """The encoder for the template's virtual tokens, initialised as torch does its layers.
+
+    Raises:
+      UserError: a template without its slots, an unknown definition, an odd width for the LSTM.
+    """
+    length = sum(p for p in pieces(cfg) if isinstance(p, int))
+    vocab, width = hooked(ctx, "embed")["embed"]
+    key, sub = jax.random.split(key)
+    embedding = jax.random.normal(sub, (length, width))
+    if cfg.definition == "peft":
+        hidden = width if cfg.hidden is None else cfg.hidden
+        positive("hidden", hidden)
+        sizes, lstm = [(width, hidden), (hidden, hidden), (hidden, width)], []
+    else:
+        if width % 2:
+            raise UserError(f"method.name='p_tuning': the BiLSTM halves the model's width, which is odd ({width})")
+        sizes, lstm = [(width, width), (width, width)], [{}, {}]
+    mlp = []
+    for size_in, size_out in sizes:
+        key, k, b = jax.random.split(key, 3)
+        mlp.append({"kernel": _uniform(k, size_in, size_in, size_out), "bias": _uniform(b, size_in, size_out)})
+    for layer in lstm:
+        for direction in ("forward", "backward"):
+            key, *keys = jax.random.split(key, 5)
+            half = width // 2
+            shapes = {"input": (width, 4 * half), "hidden": (half, 4 * half), "bias_i": (4 * half,), "bias_h": (4 * half,)}
+            layer[direction] = {n: _uniform(k, half, *shape) for k, (n, shape) in zip(keys, shapes.items())}
+    return place({"embed": PromptEncoder(embedding, lstm, mlp, vocab)}, "p_tuning")
+
+
+def _uniform(key: jax.Array, fan: int, *shape: int) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-(fan**-0.5), maxval=fan**-0.5)
+
+
+def labels(variables: Any, cfg: Any) -> Any:
+    """The encoder trains."""
+    return tree.label(variables, [(r"^adapters/embed/p_tuning/", "p_tuning"), ("", tree.FREEZE)])
+
+
+def expand(adapters: Any, params: Any) -> Any:
+    """The encoder folded into the prompt's rows."""
+
+    def fold(found: Found) -> dict[str, Any]:
+        return {found.path: found.adapter.fold()}
+
+    return replace(adapters, PromptEncoder, fold)
+
+
+def template(cfg: Any, model: Config) -> Template:
+    """The template with its virtual tokens numbered from V on."""
+    sides: list[list[str | int]] = [[]]
+    at = model.vocab_size
+    for piece in pieces(cfg):
+        if isinstance(piece, int):
+            sides[-1] += range(at, at + piece)
+            at += piece
+        elif piece == "{text}":
+            sides.append([])
+        else:
+            sides[-1].append(piece)
+    inside = cfg.definition == "paper" or not model.causal
+    return Template(tuple(sides[0]), tuple(sides[1]), inside)
+
+
+METHOD = Method(
+    init=init,
+    labels=labels,
+    merge=unmergeable("soft prompts are inputs, not weights; keep the adapter"),
+    expand=expand,
+    template=template,
+)
