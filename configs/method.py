@@ -9,6 +9,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": dict(),
     "head": dict(),
     "top_layers": dict(count=2),  # layers from the top
+    "gradual": dict(),
     "bitfit": dict(norms=False),  # the norms' scales as well
     "lora": dict(
         rank=8,
@@ -48,6 +49,7 @@ RATES = {
     "full": 1e-3,
     "head": 1e-2,
     "top_layers": 1e-3,
+    "gradual": 1e-3,
     "bitfit": 3e-3,
     "lora": 3e-3,
     "ia3": 1e-2,
@@ -61,7 +63,9 @@ RATES = {
 
 def defaults(name: str) -> dict[str, Any]:
     """What a method changes in the rest of the config."""
-    return {"optimizer.learning_rate": min(RATES[one] for one in name.split("+"))}
+    names = name.split("+")
+    gradual = {"optimizer.unfreeze_every": 1.0} if "gradual" in names else {}
+    return {"optimizer.learning_rate": min(RATES[one] for one in names), **gradual}
 
 
 def get(name: str) -> ConfigDict:

@@ -11,6 +11,8 @@ COMMON = dict(
     no_decay=r"(bias|scale)$",  # paths that weight decay leaves alone
     clip=1.0,  # global norm of the trainable gradient; 0: none
     group_rates="",  # factors on the rate by label: head:10
+    layer_decay=1.0,  # factor on the rate a layer further below the head, the embeddings below all
+    unfreeze_every=0.0,  # epochs until the next layer starts to move (method=gradual)
 )
 OPTIMIZERS = {
     "adamw": dict(b1=0.9, b2=0.999, eps=1e-8, bias_correction=True, moment_dtype="float32"),

@@ -29,7 +29,7 @@ from ftjax.train.fields import Fields
 from ftjax.train.flops import peak_flops, step_flops
 from ftjax.train.log import Log, keep_rows
 from ftjax.train.optimizer import make_optimizer
-from ftjax.train.report import commit, numbers, peak_memory_bytes, start_report, trainable
+from ftjax.train.report import commit, gradient_report, numbers, peak_memory_bytes, start_report, trainable
 from ftjax.train.restore import warm_start
 from ftjax.train.step import init_state, make_step
 
@@ -66,7 +66,7 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
         parts = warm_start(parts, Path(f.warm_start))
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
-    tx, rate = make_optimizer(f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch)
+    tx, rate = make_optimizer(f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.num_layers)
     evaluator = Evaluator(parts, held, mesh, f)
     log_every, patience, profile_steps, wandb = f.log_every, f.early_stopping, f.profile_steps, f.wandb_project
     if wandb and importlib.util.find_spec("wandb") is None:
@@ -116,6 +116,9 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
         host, batch = next(stream)
         state, metrics = step(state, frozen, batch, key)
         n += 1
+        has_gradient = metrics.pop("has_gradient")
+        if n == 1:
+            log.say(gradient_report(state["train"], np.asarray(has_gradient)))
         clock.count(host, mean_length, work(*batch_shape(host)))
         window.append(metrics)
         if profile_steps and n == start + 2 + profile_steps:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ftjax import tree
@@ -145,16 +146,40 @@ def _sgd(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
 OPTIMIZERS = {"adamw": _adam, "adam": _adam, "adafactor": _adafactor, "sgd": _sgd}
 
 
+def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
+    """Updates times decay^depth: layer l of L is L - l below the head, the embeddings L + 1 (discriminative rates of
+    Howard & Ruder 2018; ELECTRA's layer-wise decay, which has the whole body one factor lower still, as
+    `group_rates` can say)."""
+
+    def scale(path: str, update: jax.Array) -> jax.Array:
+        if "params/embed/" in path:
+            return update * decay ** (rows + 1)
+        if "/layers/" not in path:
+            return update
+        cut = re.search(r"/layers/(\d+):\d+/", path)
+        first = int(cut[1]) if cut else 0
+        factors = decay ** (rows - first - np.arange(update.shape[0], dtype=np.float32))
+        return update * factors.reshape(-1, *[1] * (update.ndim - 1)).astype(update.dtype)
+
+    return optax.stateless(lambda updates, params: tree.map_paths(scale, updates))
+
+
+def _start(group: str, every: float, steps_per_epoch: int) -> int:
+    """The step from which a group moves: `depth_k` after k times `every` epochs."""
+    depth = re.fullmatch(r"depth_(\d+)", group)
+    return math.ceil(int(depth[1]) * every * steps_per_epoch) if depth else 0
+
+
 def make_optimizer(
-    cfg: Any, labels: Tree, steps: int, steps_per_epoch: int
+    cfg: Any, labels: Tree, steps: int, steps_per_epoch: int, rows: int = 0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """(transformation, schedule of the base rate) for trainable leaves with these labels (None where frozen).
 
     Each label is a group with the optimizer of its own and, by `cfg.group_rates` ("head:10,adapter_b:16"), a factor on
-    the rate. Clipping is by the global norm of what trains.
+    the rate. Clipping is by the global norm of what trains. `rows` are the model's layers, for `cfg.layer_decay`.
 
     Raises:
-      UserError: an unknown optimizer, a rate factor for a group that no leaf has.
+      UserError: an unknown optimizer, a rate factor for a group that no leaf has, unfreezing without groups by depth.
     """
     if cfg.name not in OPTIMIZERS:
         raise UserError(f"optimizer.name={cfg.name!r} is unknown; there are {', '.join(OPTIMIZERS)}")
@@ -165,8 +190,18 @@ def make_optimizer(
     def scaled(factor: float) -> optax.Schedule:
         return rate if factor == 1 else (lambda step: factor * rate(step))
 
+    if cfg.layer_decay <= 0:
+        raise UserError(f"optimizer.layer_decay={cfg.layer_decay}: give a factor above 0; 1 for none")
+    every = cfg.unfreeze_every
+    if every < 0 or (every and not any(_start(g, 1.0, 1) for g in groups)):
+        raise UserError(f"optimizer.unfreeze_every={every:g} is for method=gradual, whose groups go by depth")
     transforms = {g: OPTIMIZERS[cfg.name](cfg, scaled(factors.get(g, 1.0))) for g in groups}
+    for g in groups:
+        if start := _start(g, every, steps_per_epoch):
+            transforms[g] = optax.transforms.conditionally_mask(transforms[g], lambda step, start=start: step >= start)
     tx = optax.multi_transform(transforms, labels)
+    if cfg.layer_decay != 1:
+        tx = optax.chain(tx, scale_by_depth(cfg.layer_decay, rows))
     return (optax.chain(clip_by_global_norm(cfg.clip), tx) if cfg.clip else tx), rate
 
 

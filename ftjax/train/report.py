@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ftjax import tree
@@ -39,6 +40,8 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
         f"trains   {training:,} ({100 * training / total:.3g}%): "
         + ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items()) if label != tree.FREEZE),
     ]
+    if cfg.tied_head and cfg.head in ("lm", "mlm"):
+        lines.append("tied     params/embed/tokens/embedding is also the head's kernel")
     adapted = sorted({p.removeprefix("adapters/").rsplit("/", 2)[0] for p in tree.flatten(parts.variables)
                       if p.startswith("adapters/")})  # fmt: skip
     if adapted:
@@ -55,6 +58,14 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
     lines.append(f"held out {len(held.encoded):,} examples{_lost(held.encoded)}")
     lines.append(f"work     {steps:,} steps, {flops / 1e9:.3g} GFLOP each at the largest shape")
     return "\n".join(lines)
+
+
+def gradient_report(train: Any, has_gradient: np.ndarray) -> str:
+    """The trainable leaves that the first step gave no gradient, each a line's worth: dead, or waiting for another."""
+    without = [path for path, has in zip(tree.flatten(train), has_gradient.tolist()) if not has]
+    if not without:
+        return "step 1   every trainable leaf has a gradient"
+    return f"step 1   no gradient yet (waits for one that starts at zero, or is dead): {', '.join(without)}"
 
 
 def _lost(encoded: Encoded) -> str:

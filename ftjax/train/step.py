@@ -26,7 +26,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int =
     `loss(variables, batch, key)` gives sums; only `state["train"]` is differentiated. Over k micro-batches (rows
     0..B/k, ...) gradients and denominators are summed, and divided once. A step whose loss or gradient is not finite
     changes nothing but is reported (`finite` 0), so that the last good state survives.
-    Metrics: loss (mean), grad_norm, weight, finite.
+    Metrics: loss (mean), grad_norm, weight, finite, and has_gradient, a bool per trainable leaf.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -55,7 +55,8 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int =
         compute = gradients if micro_batches == 1 else accumulated
         value, weight, grads = compute(state["train"], frozen, batch, key)
         denominator = jnp.maximum(weight, 1.0)
-        norm = optax.tree.norm(grads) / denominator
+        squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
+        norm = jnp.sqrt(squares.sum()) / denominator
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
         def update(state: State, grads: Tree) -> State:
@@ -65,6 +66,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int =
 
         # A select per leaf would keep the old state alive: on CPU copies of all moments, and half of the update's time.
         new = jax.lax.cond(finite, update, lambda state, grads: state, state, grads)
-        return new, {"loss": value / denominator, "grad_norm": norm, "weight": weight, "finite": finite}
+        metrics = {"loss": value / denominator, "grad_norm": norm, "weight": weight, "finite": finite}
+        return new, metrics | {"has_gradient": squares > 0}
 
     return step

@@ -20,6 +20,7 @@ CASES = {  # a name and fields for each kind of each method: all of it small
     "full": ("full", {}),
     "head": ("head", {}),
     "top_layers": ("top_layers", dict(count=1)),
+    "gradual": ("gradual", {}),
     "bitfit": ("bitfit", dict(norms=True)),
     "lora": ("lora", dict(rank=2, alpha=6.0, targets=("all_linear",))),
     "lora qkv": ("lora", dict(rank=2, targets=("qkv", "embed"))),

@@ -1,0 +1,224 @@
+"""Which module of a torch model is which site of ours, and which modules a PEFT config means."""
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.hub import _family
+from ftjax.hub.family import Family
+from ftjax.hub.names import OUTSIDE
+from ftjax.hub.peft.files import CONFIG
+from ftjax.models.transformer import Transformer, abstract
+from ftjax.nn.config import Config
+
+ROOT = "base_model.model."  # of every key, but for those beside a soft prompt or a prefix
+TASK_HEAD = ("classifier", "pooler")
+HEAD_NAMES = ["classifier", "score"]  # what PEFT saves of a sequence classifier, whatever its family
+_LAYER = re.compile(r"(.*?)\.(\d+)\.(.*)")  # stem, number, the rest
+
+
+class Module(NamedTuple):
+    """A Linear, Conv1D or Embedding of the torch model."""
+
+    name: str  # transformer.h.0.attn.c_attn
+    kind: str  # linear, conv, embedding
+    site: str  # layers/attn/qkv; empty where no adapter of ours acts
+    parts: tuple[str, ...]  # the sites of a fused one: layers/attn/q, ...; else its own
+    layer: int | None
+    shape: tuple[int, int]  # in, out
+
+
+class Saved(NamedTuple):
+    """A parameter of the task's head, as a file has it."""
+
+    path: str  # classifier/kernel
+    name: str  # score.weight
+    shape: tuple[int, ...]
+    transpose: bool
+
+
+class Base(NamedTuple):
+    """A model as PEFT sees it."""
+
+    family: Family
+    cfg: Config
+    modules: Mapping[str, Module]
+    head: Sequence[Saved]
+
+    def at(self, site: str, layer: int | None) -> tuple[Module, int]:
+        """The module of a site (of one layer), and which of its parts it is."""
+        for module in self.modules.values():
+            if module.layer == layer and site in module.parts:
+                return module, module.parts.index(site)
+        raise UserError(f"a PEFT file has no place for an adapter at {site} of a {self.family.model_type} model")
+
+
+def base_of(model: Transformer) -> Base:
+    """The modules of a model, under the names that transformers gives them."""
+    return _base_of(model.cfg)
+
+
+@functools.lru_cache(maxsize=8)
+def _base_of(cfg: Config) -> Base:
+    family = _family(cfg)
+    shapes = {path: x.shape for path, x in tree.flatten(abstract(Transformer(cfg))).items()}
+    found: dict[str, list[tuple[str, str, int | None, tuple[int, int]]]] = {}
+    head = []
+    for path, weight in family.weights.items():
+        site, _, leaf = path.rpartition("/")
+        if path not in shapes:
+            continue
+        top, layered = path.split("/")[0], path.startswith("layers/")
+        name = weight.name if cfg.head == "none" or top in OUTSIDE else family.prefix + weight.name
+        if top in TASK_HEAD:
+            turned = weight.transpose
+            head.append(Saved(path, name, shapes[path][::-1] if turned else shapes[path], turned))
+        if leaf not in ("kernel", "embedding"):
+            continue
+        kind = "embedding" if leaf == "embedding" else "linear" if weight.transpose else "conv"
+        if kind == "embedding":
+            site = "embed" if site == "embed/tokens" else ""
+        for i in range(cfg.num_layers) if layered else [None]:
+            module = name.removesuffix(".weight").format(i=i)
+            found.setdefault(module, []).append((kind, site, i, shapes[path][layered:]))
+    if cfg.head in ("lm", "mlm") and "head/kernel" not in shapes:  # tied: a module without a weight of its own
+        name = next(iter(family.copies)).removesuffix(".weight")
+        found[name] = [("linear", "head", None, (cfg.hidden_size, cfg.vocab_size))]
+    modules = {}
+    for name, pieces in found.items():
+        kind, site, layer, (size_in, _) = pieces[0]
+        parts = tuple(piece[1] for piece in pieces)
+        modules[name] = Module(
+            name, kind, site if len(parts) == 1 else "layers/attn/qkv", parts, layer,
+            (size_in, sum(piece[3][1] for piece in pieces)),
+        )  # fmt: skip
+    return Base(family, cfg, modules, head)
+
+
+def targeted(config: Mapping[str, Any], base: Base) -> list[Module]:
+    """The modules that `target_modules` and `layers_to_transform` mean, by PEFT's rules.
+
+    Raises:
+      UserError: a target that means no module, or one where no adapter of ours acts.
+    """
+    targets, saved = config.get("target_modules"), config.get("modules_to_save") or []
+    if not targets or not isinstance(targets, str | list):
+        raise UserError(f"{CONFIG}: target_modules={targets!r}; a list of names or a pattern is needed")
+    if isinstance(targets, str) and config.get("layers_to_transform") not in (None, []):
+        raise UserError(f"{CONFIG}: layers_to_transform goes with a list of target_modules, not with a pattern")
+    known = [m for m in base.modules.values() if not any(_inside(m.name, name) for name in saved)]
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        chosen = [m for m in known if m.kind != "embedding" and m.site not in ("head", "classifier")]
+    elif isinstance(targets, str):
+        chosen = [m for m in known if _pattern(targets).fullmatch(m.name)]
+    else:
+        unknown = [t for t in targets if not any(_ends(m.name, t) for m in base.modules.values())]
+        if unknown:
+            raise UserError(f"{CONFIG}: target_modules: {', '.join(map(repr, unknown))} {_names_none(base)}")
+        chosen = [m for m in known if any(_ends(m.name, t) for t in targets) and _in_layers(m.name, config)]
+    if not chosen:
+        raise UserError(f"{CONFIG}: target_modules={targets!r} {_names_none(base)}")
+    nowhere = [m.name for m in chosen if not m.site]
+    if nowhere:
+        raise UserError(f"{CONFIG}: target_modules: no adapter can act on {', '.join(nowhere)} here")
+    return chosen
+
+
+def _names_none(base: Base) -> str:
+    kinds = dict.fromkeys(_LAYER.sub(r"\1.*.\3", name) for name in base.modules)
+    return f"names no module of this {base.family.model_type} model; it has {', '.join(kinds)}"
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"{CONFIG}: {text!r} is no regular expression ({error})") from None
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _inside(name: str, module: str) -> bool:
+    return f".{module}." in f".{name}."
+
+
+def _in_layers(name: str, config: Mapping[str, Any]) -> bool:
+    layers, stems = config.get("layers_to_transform"), config.get("layers_pattern") or []
+    if layers is None or layers == []:
+        return True
+    stems = [stems] if isinstance(stems, str) else stems
+    tries = [rf"(?:^|.*?\.){stem}\.(\d+)\." for stem in stems] or [r".*?\.[^.]*\.(\d+)\."]
+    match = next((m for one in tries if (m := _pattern(one).match(name))), None)
+    return match is not None and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+
+
+def by_module(field: str, config: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A module's value of `rank_pattern` or `alpha_pattern`: the first pattern that matches its end wins."""
+    for key, value in (config.get(field) or {}).items():
+        if _pattern(rf"(.*\.)?({key})$").match(name):
+            return value
+    return default
+
+
+def as_targets(modules: Iterable[Module], base: Base) -> list[str] | str:
+    """`target_modules` for exactly these: a list of short names, or a pattern where such a list would mean more."""
+    names = {module.name for module in modules}
+    short = sorted({match[3] if (match := _LAYER.fullmatch(name)) else name for name in names})
+    meant = {name for name in base.modules if any(_ends(name, one) for one in short)}
+    return short if meant == names else pattern(names)
+
+
+def pattern(names: Iterable[str]) -> str:
+    """A regular expression for exactly these module names, the layers' numbers as alternatives."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in sorted(names):
+        match = _LAYER.fullmatch(name)
+        stem, number, rest = match.groups() if match else (name, "", "")
+        groups.setdefault((stem, rest), []).append(number)
+    each = [
+        rf"{re.escape(stem)}\.({'|'.join(sorted(numbers, key=int))})\.{re.escape(rest)}" if rest else re.escape(stem)
+        for (stem, rest), numbers in groups.items()
+    ]
+    return each[0] if len(each) == 1 else f"({'|'.join(each)})"
+
+
+def head_keys(config: Mapping[str, Any], base: Base, root: str = ROOT) -> dict[str, Saved]:
+    """{key: parameter} of the task's head that `modules_to_save` puts into the file.
+
+    Raises:
+      UserError: another module than the task's head.
+    """
+    wanted = config.get("modules_to_save") or []
+    rest = [m for m in base.modules.values() if m.site not in TASK_HEAD and any(_inside(m.name, w) for w in wanted)]
+    if rest:
+        names = ", ".join(module.name for module in rest)
+        raise UserError(f"{CONFIG}: modules_to_save: only a classifier and its pooler can be trained whole, not {names}")
+    return {f"{root}{one.name}": one for one in base.head if any(_inside(one.name, w) for w in wanted)}
+
+
+def head_tensors(base: Base, params: Any, parts: Sequence[str], root: str = ROOT) -> dict[str, np.ndarray]:
+    """{key: tensor} of the named parts of the task's head."""
+    flat, kept = tree.flatten({part: params[part] for part in TASK_HEAD if part in params}), {}
+    for one in base.head:
+        if one.path.split("/")[0] in parts:
+            value = np.asarray(flat[one.path], np.float32)
+            kept[f"{root}{one.name}"] = value.T if one.transpose else value
+    return kept
+
+
+def common(values: Sequence[Any]) -> Any:
+    """The commonest, the first of several."""
+    return max(dict.fromkeys(values), key=values.count)
+
+
+def plain_number(value: float) -> int | float:
+    """5.0 as 5."""
+    return int(value) if math.isfinite(value) and value == int(value) else value

@@ -1,0 +1,168 @@
+"""Padding, packing, micro-batches, scanning and cached decoding change nothing, with every method active."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import method as configs
+from ftjax import methods, tree
+from ftjax.errors import UserError
+from ftjax.models.transformer import Transformer, abstract, empty_cache, sites
+from ftjax.nn.layers import cut
+from ftjax.objectives.lm import causal_lm
+from ftjax.train.step import init_state, make_step
+from tests.conftest import CONFIGS
+from tests.methods.conftest import CASES, wrapped
+
+ACTIVE = [case for case in CASES if case not in ("full", "head", "top_layers", "gradual", "bitfit")]
+EVERYWHERE = ("lora qkv", "pfeiffer", "prompt", "prefix", "llama_adapter")  # on every shape, the others on one
+TEXTS = (6, 3, 5)
+
+
+def active(tuned, randomised):
+    """Variables with every adapter far from its start, in site form."""
+    adapters = randomised(tuned.variables["adapters"])
+    expanded = tuned.method.expand(adapters, tuned.variables["params"])
+    return {**tuned.variables, "adapters": expanded}
+
+
+@pytest.mark.parametrize(
+    ("case", "shape"),
+    [(case, shape) for case in ACTIVE for shape in CONFIGS if shape == "gpt2" or case in EVERYWHERE],
+)
+def test_padding_and_packing_do_not_change_the_loss(tune, case, shape, randomised, examples, lay):
+    tuned = tune(case, shape, "lm")
+    variables, loss = active(tuned, randomised), causal_lm(tuned.made.model).loss
+    texts = [wrapped(e, tuned.around) for e in examples(*TEXTS)]
+    plain, _ = lay([[e] for e in texts], 12)
+    total = loss(variables, plain, None)
+    for rows, length, side in (([[e] for e in texts], 14, "left"), ([texts[:2], texts[2:]], 20, "right")):
+        other = loss(variables, lay(rows, length, side)[0], None)
+        np.testing.assert_allclose(other.loss, total.loss, rtol=2e-5)
+        assert other.weight == total.weight
+
+
+GRADIENTS = ["lora qkv", "prefix", "p_tuning"]
+
+
+@pytest.mark.parametrize("case", GRADIENTS)
+def test_gradients_do_not_see_padding_packing_or_micro_batches(tune, case, randomised, examples, lay, close):
+    tuned = tune(case, "llama", "lm")
+    adapters = randomised(tuned.variables["adapters"])
+    train, frozen = tree.split({**tuned.variables, "adapters": adapters}, tuned.labels)
+    texts = [wrapped(e, tuned.around) for e in examples(*TEXTS, 4)]
+    one, tx = [[e] for e in texts], optax.sgd(1.0)
+
+    def stepped(rows, length, side="right", micro=1):
+        step = make_step(tuned.loss, tx, micro)
+        return step(init_state(train, tx), frozen, lay(rows, length, side)[0], jax.random.key(0))[0]["train"]
+
+    reference = stepped(one, 12)
+    close(stepped(one, 14, "left"), reference, 1e-4, 1e-5)
+    close(stepped([texts[:2], texts[2:]], 20), reference, 1e-4, 1e-5)
+    close(stepped(one, 12, micro=2), reference, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("case", ["lora of a layer", "prefix+lora+ia3", "llama_adapter+top_layers"])
+def test_scanned_unrolled_and_rematerialised_alike(tune, case, randomised, close):
+    tuned = tune(case, "gpt2", "lm")
+    adapters = randomised(tuned.variables["adapters"])
+    train, frozen = tree.split({**tuned.variables, "adapters": adapters}, tuned.labels)
+
+    def gradient(**options):
+        objective = causal_lm(Transformer(tuned.made.cfg.replace(**options)))
+
+        def loss(train):
+            variables = tree.join(train, frozen)
+            expanded = tuned.method.expand(variables["adapters"], variables["params"])
+            return objective.loss({**variables, "adapters": expanded}, tuned.batch, jax.random.key(0)).loss
+
+        return jax.grad(loss)(train)
+
+    reference = gradient(scan_unroll=-1)
+    close(gradient(scan_unroll=1), reference, 1e-4, 1e-5)
+    close(gradient(scan_unroll=1, remat=True), reference, 1e-4, 1e-5)
+
+
+DECODED = ["houlsby", "prompt", "llama_adapter", "prefix+lora+ia3"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("case", DECODED)
+def test_cached_decoding_is_the_full_forward(tune, case, name, randomised):
+    tuned = tune(case, name, "lm")
+    model, variables = tuned.made.model, active(tuned, randomised)
+    rng = np.random.default_rng(0)
+    rows = [list(rng.integers(0, 50, n)) for n in (4, 2)]
+    rows = [tuned.around.prompt(row) if tuned.around else row for row in rows]
+    rest = rng.integers(0, 50, (2, 2))
+    width = max(map(len, rows))
+    ids, mask = np.zeros((2, width), int), np.zeros((2, width), int)
+    for r, row in enumerate(rows):
+        ids[r, width - len(row) :], mask[r, width - len(row) :] = row, 1
+    apply = lambda *args, **options: model.apply(variables, *args, method="hidden", **options)  # noqa: E731
+    whole = apply(np.concatenate([ids, rest], 1), np.concatenate([mask, np.ones_like(rest)], 1)).last_hidden
+    out = apply(ids, mask, cache=empty_cache(model.cfg, 2, width + 2))
+    np.testing.assert_allclose(out.last_hidden[mask != 0], whole[:, :width][mask != 0], rtol=1e-4, atol=1e-5)
+    for i in range(2):
+        at = mask.sum(1, keepdims=True) + i
+        out = apply(rest[:, i : i + 1], position_ids=jnp.asarray(at), cache=out.cache)
+        np.testing.assert_allclose(out.last_hidden[:, 0], whole[:, width + i], rtol=1e-4, atol=1e-5)
+
+
+def test_memory_falls_as_more_is_frozen(make):
+    """A compiled step's arguments and temporaries, at sizes where matrices are most of them."""
+    sizes = dict(hidden_size=128, ffn_size=512, num_layers=4, head_dim=64, scan_unroll=1)
+    model = make("gpt2", **sizes).model
+    ints = jax.ShapeDtypeStruct((2, 8), jnp.int32)
+    batch = dict.fromkeys(("input_ids", "segment_ids", "position_ids", "label_positions", "labels"), ints)
+
+    def peak(name):
+        method, cfg, params = methods.get(name), configs.get(name), abstract(model)
+        context = methods.Context(model.cfg, params, sites(model))
+        adapters = jax.eval_shape(lambda key: method.init(context, cfg, key), jax.random.key(0))
+        layers = jax.eval_shape(lambda stack: cut(stack, 4, method.cuts(cfg, 4)), params["layers"])
+        variables = {"params": {**params, "layers": layers}, "adapters": adapters}
+        train, frozen = tree.split(variables, methods.labels(method, variables, cfg))
+        tx = optax.adam(1e-3)
+        state = jax.eval_shape(lambda: init_state(jax.tree.map(lambda x: jnp.zeros(x.shape), train), tx))
+        step = jax.jit(make_step(causal_lm(model).loss, tx), donate_argnums=0)
+        memory = step.lower(state, frozen, batch, jax.random.key(0)).compile().memory_analysis()
+        return memory.temp_size_in_bytes + memory.argument_size_in_bytes
+
+    assert peak("lora") < 0.75 * peak("top_layers") < 0.75 * peak("full")
+
+
+def test_adapters_are_switched_and_mixed_without_compiling_anew(tune, randomised, close):
+    tuned = tune("lora", "gpt2", "lm")
+    ids, segments = tuned.batch["input_ids"], tuned.batch["segment_ids"]
+    run = jax.jit(lambda adapters: tuned.made.model.apply({**tuned.variables, "adapters": adapters}, ids, segments).logits)
+    each = [randomised(tuned.variables["adapters"], seed) for seed in (1, 2)]
+    alone = [run(one) for one in each]
+    assert run._cache_size() == 1
+    index = [1, 0, 1]
+    mixed = run(methods.batched(each, index))
+    for row, n in enumerate(index):
+        np.testing.assert_allclose(mixed[row], alone[n][row], rtol=1e-4, atol=1e-5)
+    merged = tuned.made.params
+    for one in each:
+        merged = tuned.method.merge(merged, jax.tree.map(lambda x: x, one))
+    both = methods.combine(each, [1.0, 1.0])
+    expected = tuned.made.model.apply({"params": merged}, ids, segments).logits
+    np.testing.assert_allclose(run(both), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["ia3", "houlsby", "prompt", "prefix", "llama_adapter"])
+def test_each_example_takes_its_own_adapter(tune, case, randomised):
+    tuned = tune(case, "llama", "lm")
+    ids, segments = tuned.batch["input_ids"], tuned.batch["segment_ids"]
+    params = tuned.variables["params"]
+    run = lambda adapters: tuned.made.model.apply({"params": params, "adapters": adapters}, ids, segments).logits  # noqa: E731
+    each = [tuned.method.expand(randomised(tuned.variables["adapters"], seed), params) for seed in (1, 2)]
+    mixed = run(methods.batched(each, [1, 0, 1]))
+    for row, n in enumerate((1, 0, 1)):
+        np.testing.assert_allclose(mixed[row], run(each[n])[row], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="index runs from 0 to 2, there are 2"):
+        methods.batched(each, [0, 2])
