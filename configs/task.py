@@ -8,6 +8,7 @@ TASKS = {
     "vowels": dict(**NAMES, max_length=64),
     "e2e": dict(data="", columns=dict(context="", completion=""), max_length=512),
     "sst2": dict(data="", columns=dict(text="", label=""), max_length=128),
+    "mrpc": dict(data="", columns=dict(first="", second="", label=""), max_length=128),
     "text": dict(data="", columns=dict(text=""), max_length=256, validation_files=""),
 }
 DEFAULTS = {  # of the rest of the config
@@ -15,6 +16,7 @@ DEFAULTS = {  # of the rest of the config
     "vowels": {"epochs": 2.0, "batch_size": 64},
     "e2e": {"epochs": 1.0, "batch_size": 8, "data.overlong": "drop"},
     "sst2": {"epochs": 1.0},
+    "mrpc": {"epochs": 3.0},
     "text": {"epochs": 1.0, "batch_size": 8},
 }
 

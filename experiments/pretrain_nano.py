@@ -34,7 +34,10 @@ from ftjax.train.step import init_state, make_step
 
 CONTEXT = 512
 BATCH_TOKENS = 2048
-PEAK = {"gpt": (0.02, 4e-3), "bert": (0.004, 2e-3)}  # rates of Muon and of AdamW; at GPT's, BERT learns word counts only
+PEAK = {
+    "gpt": (0.02, 4e-3),
+    "bert": (0.004, 2e-3),
+}  # rates of Muon and of AdamW; at GPT's, BERT learns word counts only
 MASKED = 0.3  # of the tokens in training (Wettig et al. 2022), for more labels a step; 0.15 in evaluation
 SHAPE: dict[str, Any] = dict(
     hidden_size=160, num_layers=4, num_heads=5, num_kv_heads=5, head_dim=32, ffn_size=640, max_positions=CONTEXT
@@ -158,7 +161,9 @@ def optimizer(steps: int, muon_rate: float, adam_rate: float) -> optax.GradientT
         optax.clip_by_global_norm(1.0),
         optax.multi_transform(
             {
-                "muon": optax.chain(muon, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(schedule(muon_rate))),
+                "muon": optax.chain(
+                    muon, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(schedule(muon_rate))
+                ),
                 "adam": optax.adamw(schedule(adam_rate), b1=0.9, b2=0.98, weight_decay=0.01),
             },
             lambda params: tree.map_paths(kind, params),

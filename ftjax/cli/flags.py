@@ -1,6 +1,8 @@
 """The config flag that commands share."""
 
 import runpy
+from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -26,4 +28,13 @@ def read_config(values: flags.FlagValues) -> tuple[ConfigDict, ConfigDict]:
         raise UserError("give --config=configs/default.py:model=...,task=...,method=...")
     flag = values["config"]
     path, _, axes = flag.config_filename.partition(":")  # type: ignore[attr-defined]
-    return config, runpy.run_path(path)["get_config"](axes)
+    return config, run_config(path)(axes)
+
+
+def run_config(path: str) -> Callable[[str], ConfigDict]:
+    """The `get_config` of a config file; UserError where there is no such file."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"--config={path}: no such file; run from the repository's root, or give its configs/default.py"
+        )
+    return runpy.run_path(path)["get_config"]

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "fine-tune a model: --config, --workdir",
     "eval": "evaluate a run or a model: --workdir or --config",
     "generate": "continue prompts: --workdir or --model, --prompt",
+    "methods": "what each fine-tuning method trains of a model: --model",
 }
 
 

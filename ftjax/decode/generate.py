@@ -84,7 +84,9 @@ def _check_virtual(adapters: Any, ids: np.ndarray) -> None:
     for adapter in jax.tree.leaves(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
         first = getattr(adapter, "vocab", None)
         if first is not None and not (ids >= first).any(1).all():
-            raise UserError(f"the adapters have a soft prompt, whose virtual ids (from {first}) are not in every prompt")
+            raise UserError(
+                f"the adapters have a soft prompt, whose virtual ids (from {first}) are not in every prompt"
+            )
 
 
 def _unrolled(model: Transformer, variables: Any) -> Any:

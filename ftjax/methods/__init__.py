@@ -25,6 +25,7 @@ from ftjax.methods.base import Context, Method, Template
 from ftjax.methods.batched import batched
 from ftjax.methods.lora import combine
 from ftjax.nn.config import Config
+from ftjax.nn.layers import cut
 
 METHODS: dict[str, Method] = {  # where several are merged, it is in this order: what scales an output comes last
     "full": full.METHOD,
@@ -123,4 +124,29 @@ def labels(method: Method, variables: Any, cfg: Any) -> Any:
     return labels
 
 
-__all__ = ["METHODS", "Context", "Method", "Template", "batched", "combine", "get", "labels"]
+def trainable_leaves(method: Method, cfg: Any, ctx: Context) -> tuple[Any, bool]:
+    """(abstract parameters and adapters that train, whether the method merges), from shapes alone.
+
+    Args:
+      ctx: its params may be abstract, of a model without a task's head.
+    Raises:
+      UserError: the method does not apply to the model.
+    """
+    rows = ctx.cfg.num_layers
+
+    def variables(params: Any) -> Any:
+        adapters = method.init(ctx._replace(params=params), cfg, jax.random.key(0))
+        layers = cut(params["layers"], rows, method.cuts(cfg, rows))
+        return {"params": {**params, "layers": layers}, "adapters": adapters}
+
+    shapes = jax.eval_shape(variables, ctx.params)
+    try:
+        jax.eval_shape(method.merge, shapes["params"], shapes["adapters"])
+    except UserError:
+        merges = False
+    else:
+        merges = True
+    return tree.split(shapes, method.labels(shapes, cfg))[0], merges
+
+
+__all__ = ["METHODS", "Context", "Method", "Template", "batched", "combine", "get", "labels", "trainable_leaves"]

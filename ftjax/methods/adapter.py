@@ -108,4 +108,6 @@ METHOD = Method(
     labels=labels,
     merge=unmergeable("a bottleneck has a non-linearity, which no plain weights have; keep the adapter"),
     expand=expand,
+    paper="Houlsby et al. 2019",
+    at_start="near the base",
 )

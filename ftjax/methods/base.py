@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -63,6 +63,8 @@ class Method(NamedTuple):
     expand: Callable[[Tree, Tree], Tree] = lambda adapters, params: adapters
     cuts: Callable[[Any, int], tuple[int, ...]] = lambda cfg, rows: ()
     template: Callable[[Any, Config], Template | None] = lambda cfg, model: None
+    paper: str = ""
+    at_start: Literal["the base", "near the base", "another model"] = "the base"  # what it is before the first step
 
 
 def no_adapters(ctx: Context, cfg: Any, key: jax.Array) -> dict:

@@ -8,4 +8,5 @@ METHOD = Method(
     init=no_adapters,
     labels=lambda variables, cfg: jax.tree.map(lambda _: "backbone", variables),
     merge=lambda params, adapters: params,
+    paper="Devlin et al. 2018",
 )

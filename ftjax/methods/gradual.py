@@ -32,4 +32,5 @@ METHOD = Method(
     labels=labels,
     merge=lambda params, adapters: params,
     cuts=lambda cfg, rows: tuple(range(1, rows)),
+    paper="Howard & Ruder 2018 (ULMFiT)",
 )

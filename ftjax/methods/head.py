@@ -9,4 +9,5 @@ METHOD = Method(
     init=no_adapters,
     labels=lambda variables, cfg: jax.tree.map(lambda _: FREEZE, variables),  # the task's head is always trained
     merge=lambda params, adapters: params,
+    paper="linear probe",
 )

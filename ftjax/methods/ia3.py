@@ -112,4 +112,4 @@ def merge(params: Any, adapters: Any) -> Any:
     return tree.unflatten(flat)
 
 
-METHOD = Method(init=init, labels=labels, merge=merge)
+METHOD = Method(init=init, labels=labels, merge=merge, paper="Liu et al. 2022 (T-Few)")

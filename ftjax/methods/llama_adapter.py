@@ -106,4 +106,5 @@ METHOD = Method(
     labels=labels,
     merge=unmergeable("attention to prompts depends on the query, as no plain weights do; keep the adapter"),
     expand=expand,
+    paper="Zhang et al. 2023",
 )

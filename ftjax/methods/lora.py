@@ -261,4 +261,4 @@ def combine(adapters: list[Any], weights: list[float]) -> Any:
     return tree.unflatten({path: together(path) for path in sites})
 
 
-METHOD = Method(init=init, labels=labels, merge=merge, expand=expand)
+METHOD = Method(init=init, labels=labels, merge=merge, expand=expand, paper="Hu et al. 2021")

@@ -110,7 +110,12 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         for direction in ("forward", "backward"):
             key, *keys = jax.random.split(key, 5)
             half = width // 2
-            shapes = {"input": (width, 4 * half), "hidden": (half, 4 * half), "bias_i": (4 * half,), "bias_h": (4 * half,)}
+            shapes = {
+                "input": (width, 4 * half),
+                "hidden": (half, 4 * half),
+                "bias_i": (4 * half,),
+                "bias_h": (4 * half,),
+            }
             layer[direction] = {n: _uniform(k, half, *shape) for k, (n, shape) in zip(keys, shapes.items())}
     return place({"embed": PromptEncoder(embedding, lstm, mlp, vocab)}, "p_tuning")
 
@@ -155,4 +160,6 @@ METHOD = Method(
     merge=unmergeable("soft prompts are inputs, not weights; keep the adapter"),
     expand=expand,
     template=template,
+    paper="Liu et al. 2021",
+    at_start="another model",
 )

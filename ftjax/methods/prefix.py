@@ -153,4 +153,6 @@ METHOD = Method(
     labels=labels,
     merge=unmergeable("a prefix adds keys and values, which no plain weights do; keep the adapter"),
     expand=expand,
+    paper="Li & Liang 2021",
+    at_start="another model",
 )

@@ -60,7 +60,9 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         named = _class_rows(ctx, table)[: cfg.length] if cfg.init == "classes" else []
         left = cfg.length - len(named)
         if left > min(COMMONEST, vocab):
-            raise UserError(f"method.length={cfg.length}: only {min(COMMONEST, vocab)} tokens to sample; take init=random")
+            raise UserError(
+                f"method.length={cfg.length}: only {min(COMMONEST, vocab)} tokens to sample; take init=random"
+            )
         sampled = table[jax.random.choice(key, min(COMMONEST, vocab), (left,), replace=False)]
         rows = jnp.concatenate([*[row[None] for row in named], sampled])
     return place({"embed": SoftPrompt(rows.astype(jnp.float32), vocab)}, "prompt")
@@ -94,4 +96,6 @@ METHOD = Method(
     labels=labels,
     merge=unmergeable("soft prompts are inputs, not weights; keep the adapter"),
     template=template,
+    paper="Lester et al. 2021",
+    at_start="another model",
 )

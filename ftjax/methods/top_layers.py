@@ -33,4 +33,5 @@ METHOD = Method(
     labels=labels,
     merge=lambda params, adapters: params,
     cuts=lambda cfg, rows: (rows - cfg.count,),
+    paper="Li & Liang 2021 (FT-Top2)",
 )

@@ -66,7 +66,9 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
         parts = warm_start(parts, Path(f.warm_start))
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
-    tx, rate = make_optimizer(f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.num_layers)
+    tx, rate = make_optimizer(
+        f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.num_layers
+    )
     evaluator = Evaluator(parts, held, mesh, f)
     log_every, patience, profile_steps, wandb = f.log_every, f.early_stopping, f.profile_steps, f.wandb_project
     if wandb and importlib.util.find_spec("wandb") is None:

@@ -138,7 +138,9 @@ def test_memory_falls_as_more_is_frozen(make):
 def test_adapters_are_switched_and_mixed_without_compiling_anew(tune, randomised, close):
     tuned = tune("lora", "gpt2", "lm")
     ids, segments = tuned.batch["input_ids"], tuned.batch["segment_ids"]
-    run = jax.jit(lambda adapters: tuned.made.model.apply({**tuned.variables, "adapters": adapters}, ids, segments).logits)
+    run = jax.jit(
+        lambda adapters: tuned.made.model.apply({**tuned.variables, "adapters": adapters}, ids, segments).logits
+    )
     each = [randomised(tuned.variables["adapters"], seed) for seed in (1, 2)]
     alone = [run(one) for one in each]
     assert run._cache_size() == 1

@@ -83,7 +83,9 @@ def whole(folder: Path) -> Iterator[Path]:
         if not folder.exists():
             aside.rename(folder)
             return
-        for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):  # what tells of weights comes last
+        for file in sorted(
+            aside.iterdir(), key=lambda file: file.suffix == ".json"
+        ):  # what tells of weights comes last
             os.replace(file, folder / file.name)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None

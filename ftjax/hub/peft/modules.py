@@ -200,7 +200,9 @@ def head_keys(config: Mapping[str, Any], base: Base, root: str = ROOT) -> dict[s
     rest = [m for m in base.modules.values() if m.site not in TASK_HEAD and any(_inside(m.name, w) for w in wanted)]
     if rest:
         names = ", ".join(module.name for module in rest)
-        raise UserError(f"{CONFIG}: modules_to_save: only a classifier and its pooler can be trained whole, not {names}")
+        raise UserError(
+            f"{CONFIG}: modules_to_save: only a classifier and its pooler can be trained whole, not {names}"
+        )
     return {f"{root}{one.name}": one for one in base.head if any(_inside(one.name, w) for w in wanted)}
 
 

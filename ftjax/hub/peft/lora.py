@@ -1,0 +1,254 @@
+"""PEFT's LORA (with DoRA and rsLoRA) and our `lora`. theirs: lora_A `(r, in)`, lora_B `(out, r)`; ours: their transposes.
+
+Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; separate ones of
+ours share a matrix there: their ranks side by side, B block-diagonal.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.hub.peft.files import CONFIG, whole_number
+from ftjax.hub.peft.kinds import Kind, Read, Shapes, Tensors, Written
+from ftjax.hub.peft.modules import (
+    ROOT,
+    Base,
+    Module,
+    as_targets,
+    by_module,
+    common,
+    pattern,
+    plain_number,
+    targeted,
+)
+from ftjax.methods.base import Found, find, in_rows, place
+from ftjax.methods.lora import METHOD, LoRA, LoRAEmbedding
+
+KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # inits that leave the base's weights as they are
+OPTIONS = frozenset(
+    ("r", "lora_alpha", "target_modules", "lora_dropout", "fan_in_fan_out", "use_rslora", "use_dora", "rank_pattern")
+    + ("alpha_pattern", "layers_to_transform", "layers_pattern", "modules_to_save", "init_lora_weights")
+    + ("megatron_core", "qalora_group_size", "eva_config")
+)
+
+
+def check(config: Mapping[str, Any], base: Base) -> list[str]:
+    """An initialisation that changed the base, numbers that are none, DoRA of an embedding."""
+    wrong = []
+    init = config.get("init_lora_weights")
+    if init not in KEEPS_BASE:
+        wrong.append(f"init_lora_weights={init!r} (it changes the base; save the adapter converted to a plain one)")
+    for key in ("lora_alpha", "lora_dropout"):
+        if not isinstance(config.get(key, 0), int | float):
+            wrong.append(f"{key}={config[key]!r} (no number)")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            wrong.append(f"{key}={config[key]!r} (no object)")
+    if config.get("use_dora") and any(module.kind == "embedding" for module in targeted(config, base)):
+        wrong.append("use_dora=True of an embedding")
+    return wrong
+
+
+def _rank(config: Mapping[str, Any], name: str) -> int:
+    return whole_number({"rank_pattern": by_module("rank_pattern", config, name, config.get("r", 8))}, "rank_pattern")
+
+
+def _scale(config: Mapping[str, Any], name: str) -> float:
+    rank, alpha = _rank(config, name), by_module("alpha_pattern", config, name, config.get("lora_alpha", 8))
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _keys(module: Module) -> tuple[str, str]:
+    if module.kind == "embedding":
+        return f"{ROOT}{module.name}.lora_embedding_A", f"{ROOT}{module.name}.lora_embedding_B"
+    return f"{ROOT}{module.name}.lora_A.weight", f"{ROOT}{module.name}.lora_B.weight"
+
+
+def _magnitude(name: str) -> str:
+    return f"{ROOT}{name}.lora_magnitude_vector"
+
+
+def expected(config: Mapping[str, Any], base: Base) -> Shapes:
+    """Of every targeted module: A, B, and DoRA's magnitudes."""
+    shapes: Shapes = {}
+    for module in targeted(config, base):
+        (size_in, size_out), rank = module.shape, _rank(config, module.name)
+        a, b = _keys(module)
+        shapes |= {a: (rank, size_in), b: (size_out, rank)}
+        if config.get("use_dora"):
+            shapes[_magnitude(module.name)] = (size_out,)
+    return shapes
+
+
+def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
+    """An adapter a site; of the layer stack, one for each run of layers of the same rank."""
+    by_site: dict[str, list[Module]] = {}
+    for module in targeted(config, base):
+        by_site.setdefault(module.site, []).append(module)
+    adapters = {}
+    for site, modules in by_site.items():
+        runs: list[list[Module]] = []
+        for module in sorted(modules, key=lambda module: module.layer or 0):
+            last = runs[-1][-1] if runs else None
+            follows = last is not None and module.layer == (last.layer or 0) + 1
+            if last is not None and follows and _rank(config, last.name) == _rank(config, module.name):
+                runs[-1].append(module)
+            else:
+                runs.append([module])
+        for run in runs:
+            first = run[0].layer
+            path = site if first is None else in_rows(site, (first, first + len(run)), base.cfg.num_layers)
+            adapters[path] = _adapter(config, run, tensors)
+    return Read("lora", _fields(config, by_site, base.cfg.num_layers), place(adapters, "lora"))
+
+
+def _adapter(config: Mapping[str, Any], run: list[Module], tensors: Tensors) -> LoRA | LoRAEmbedding:
+    """One object of a site's run of layers."""
+
+    def stack(values: list[np.ndarray]) -> Any:
+        return jnp.asarray(values[0] if run[0].layer is None else np.stack(values))
+
+    a, b = (stack([tensors[_keys(module)[i]].T for module in run]) for i in (0, 1))
+    scale = stack([np.full(_rank(config, m.name), _scale(config, m.name), np.float32) for m in run])
+    if run[0].kind == "embedding":
+        return LoRAEmbedding(a, b, scale)
+    rate = config.get("lora_dropout") or 0.0
+    return LoRA(
+        a=a,
+        b=b,
+        scale=scale,
+        rate=jnp.full(scale.shape[:-1], rate) if rate else None,
+        magnitude=stack([tensors[_magnitude(m.name)] for m in run]) if config.get("use_dora") else None,
+    )
+
+
+def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], rows: int) -> dict[str, Any]:
+    """Of `configs.method`; where the layers of a site differ, or the sites in their layers, they fit none of them all."""
+    ranks = {site: common([_rank(config, m.name) for m in modules]) for site, modules in by_site.items()}
+    alphas = {
+        site: common([by_module("alpha_pattern", config, m.name, config.get("lora_alpha", 8)) for m in modules])
+        for site, modules in by_site.items()
+    }
+    layers = sorted({m.layer for modules in by_site.values() for m in modules if m.layer is not None})
+    rank, alpha = common(list(ranks.values())), common(list(alphas.values()))
+    listed = lambda values, usual: ",".join(  # noqa: E731
+        f"{site}:{np.format_float_positional(x, trim='-')}" for site, x in values.items() if x != usual
+    )
+    return dict(
+        rank=rank,
+        alpha=float(alpha),
+        targets=tuple(by_site),
+        dropout=float(config.get("lora_dropout") or 0.0),
+        layers=() if layers == list(range(rows)) else tuple(layers),
+        rank_pattern=listed(ranks, rank),
+        alpha_pattern=listed(alphas, alpha),
+        rslora=bool(config.get("use_rslora")),
+        dora=bool(config.get("use_dora")),
+        pissa=False,
+    )
+
+
+def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
+    """Every module's A and B; scales that differ within one are put into B (exactly, where by a sign or power of two)."""
+    pieces: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    for found in find(METHOD.expand(adapters, params), (LoRA, LoRAEmbedding)):
+        for layer, one in _layers(found, base.cfg.num_layers):
+            module, part = base.at(found.site, layer)
+            pieces.setdefault(module.name, {})[part] = one
+    modules = [base.modules[name] for name in pieces]
+    tensors, ranks, alphas = {}, {}, {}
+    for module in modules:
+        a, b, scale = _fused(pieces[module.name], module)
+        s = float(np.abs(scale).max()) or 1.0
+        keys = _keys(module)
+        tensors |= {keys[0]: a.T, keys[1]: (b * (scale / np.float32(s))[:, None]).T}
+        ranks[module.name] = len(scale)
+        alphas[module.name] = _alpha(s, len(scale), cfg.rslora)
+        if cfg.dora:
+            tensors[_magnitude(module.name)] = _magnitudes(pieces[module.name], module, params)
+    rank, alpha = common(list(ranks.values())), common(list(alphas.values()))
+    config = dict(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=cfg.dropout,
+        target_modules=as_targets(modules, base),
+        fan_in_fan_out=any(module.kind == "conv" for module in modules),
+        use_rslora=cfg.rslora,
+        use_dora=cfg.dora,
+        rank_pattern=_patterns(ranks, rank),
+        alpha_pattern=_patterns(alphas, alpha),
+        bias="none",
+        init_lora_weights=True,
+    )
+    return Written(config, tensors)
+
+
+def _layers(found: Found, rows: int) -> list[tuple[int | None, dict[str, np.ndarray]]]:
+    one = found.adapter
+    leaves = {"a": one.a, "b": one.b, "scale": one.scale}
+    if getattr(one, "magnitude", None) is not None:
+        leaves["magnitude"] = one.magnitude
+    whole = {name: np.asarray(x, np.float32) for name, x in leaves.items()}
+    if not found.site.startswith("layers/"):
+        return [(None, whole)]
+    numbers = range(rows)[found.rows]
+    return [(layer, {name: x[i] for name, x in whole.items()}) for i, layer in enumerate(numbers)]
+
+
+def _fused(parts: Mapping[int, dict[str, np.ndarray]], module: Module) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A, B and scale of a module: of a fused one, from its parts."""
+    each = [parts[i] for i in sorted(parts)]
+    if len(module.parts) == 1:
+        return each[0]["a"], each[0]["b"], each[0]["scale"]
+    shared = len(each) == len(module.parts) and all(
+        np.array_equal(one[leaf], each[0][leaf]) for one in each for leaf in ("a", "scale")
+    )
+    if shared:
+        return each[0]["a"], np.concatenate([one["b"] for one in each], -1), each[0]["scale"]
+    width = module.shape[1] // len(module.parts)
+    b = np.zeros((sum(len(one["b"]) for one in each), module.shape[1]), np.float32)
+    at = 0
+    for i, one in sorted(parts.items()):
+        rank = len(one["b"])
+        b[at : at + rank, i * width : (i + 1) * width] = one["b"]
+        at += rank
+    return np.concatenate([one["a"] for one in each], -1), b, np.concatenate([one["scale"] for one in each])
+
+
+def _magnitudes(parts: Mapping[int, dict[str, np.ndarray]], module: Module, params: Any) -> np.ndarray:
+    """DoRA's m; of a part without an adapter |W|, which changes nothing."""
+
+    def norm(site: str) -> np.ndarray:
+        whole = tree.flatten(METHOD.merge(params, {}))[f"{site}/kernel"]
+        return np.linalg.norm(np.asarray(whole, np.float32)[module.layer], axis=0)
+
+    return np.concatenate([parts[i]["magnitude"] if i in parts else norm(s) for i, s in enumerate(module.parts)])
+
+
+def _alpha(scale: float, rank: int, rslora: bool) -> int | float:
+    """The alpha of a scale kept in fp32: the shortest number that gives it."""
+    by = rank**0.5 if rslora else rank
+    short = float(f"{scale * by:.6g}")
+    return plain_number(short if np.float32(short / by) == np.float32(scale) else scale * by)
+
+
+def _patterns(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """`rank_pattern` or `alpha_pattern`: the modules of each unusual value."""
+    rest = dict.fromkeys(x for x in values.values() if x != usual)
+    return {pattern(name for name, x in values.items() if x == value): value for value in rest}
+
+
+def refuse_trained_heads(base: Base, adapters: Any, parts: tuple[str, ...]) -> None:
+    """UserError for a LoRA on what `modules_to_save` would hold whole."""
+    for found in find(adapters, (LoRA, LoRAEmbedding)):
+        if found.site.split("/")[0] in parts:
+            raise UserError(
+                f"method.targets: {CONFIG} cannot hold a LoRA at {found.site}, which is itself trained whole"
+            )
+
+
+KIND = Kind(OPTIONS, check, expected, read, write)
