@@ -32,10 +32,8 @@ class Around(NamedTuple):
 
     def edges(self, tokens: np.ndarray, labels: np.ndarray, lm: bool) -> tuple[int, int]:
         """Where the text of an example starts and ends: at its completion, or before a closing special token."""
-        if lm:
-            end = int(np.argmax(labels != IGNORED))
-        else:
-            end = len(tokens) - int(int(tokens[-1]) in self.closing)
+        closed = int(int(tokens[-1]) in self.closing)
+        end = int(np.argmax(labels != IGNORED)) if lm else len(tokens) - closed
         return min(self._start(tokens), end), end
 
 

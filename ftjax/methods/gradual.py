@@ -1,4 +1,4 @@
-"""Gradual unfreezing: the head first, then one more layer from the top at a time (Howard & Ruder 2018, ULMFiT, sec. 3.3).
+"""Gradual unfreezing: the head first, then a layer more at a time (Howard & Ruder 2018, ULMFiT, section 3.3).
 
 The stack is cut into its rows, and each is an optimizer group of its own, `depth_1` (the top layer) to `depth_L`, then
 `depth_{L+1}` (the embeddings); `optimizer.unfreeze_every` says after how many epochs the next one starts to move. All

@@ -1,11 +1,11 @@
 """(IA)^3: learned vectors rescale keys, values and the FFN's inner activation (Liu et al. 2022, section 3.3).
 
-softmax(q (l_k * k)^T / sqrt(hd)) (l_v * v), and (l_ff * act(x W_up)) W_down; every vector starts at one, so step 0 is the
-base bit for bit. Outputs are scaled with their bias: (x W + b) * l.
+softmax(q (l_k * k)^T / sqrt(hd)) (l_v * v), and (l_ff * act(x W_up)) W_down; every vector starts at one, so step 0
+is the base bit for bit. Outputs are scaled with their bias: (x W + b) * l.
 Trainable parameters: L (2 K hd + F).
 
-`definition = 'peft'` sits where PEFT's tables put it: on encoders also on the input of attention's output projection, on
-GPT-2 also on the queries (its q, k, v are one matrix there).
+`definition = 'peft'` sits where PEFT's tables put it: on encoders also on the input of attention's output projection,
+on GPT-2 also on the queries (its q, k, v are one matrix there).
 """
 
 from typing import Any

@@ -1,12 +1,12 @@
-"""LLaMA-Adapter: in the top layers, attention to learned prompts beside the tokens, opened by a gate that starts at zero
-(Zhang et al. 2023, https://arxiv.org/abs/2303.16199, section 3.2).
+"""LLaMA-Adapter: in the top layers, attention to learned prompts beside the tokens, opened by a gate that starts at
+zero (Zhang et al. 2023, https://arxiv.org/abs/2303.16199, section 3.2).
 
-out + tanh(g) softmax(q k_p^T / sqrt(hd)) v_p, with k_p, v_p the prompts `[P, D]` through the layer's frozen projections,
-not rotated; two softmaxes, summed after. Step 0 is the base bit for bit.
+out + tanh(g) softmax(q k_p^T / sqrt(hd)) v_p, with k_p, v_p the prompts `[P, D]` through the layer's frozen
+projections, not rotated; two softmaxes, summed after. Step 0 is the base bit for bit.
 Trainable parameters: P D and the gates, of each of the top layers.
 
-`definition = 'paper'` (the authors' code): a gate a head, tanh, before the output projection. `'peft'`: one gate a layer,
-no tanh, and on GPT-2 added after the output projection. `gate` and `tanh` change either.
+`definition = 'paper'` (the authors' code): a gate a head, tanh, before the output projection. `'peft'`: one gate a
+layer, no tanh, and on GPT-2 added after the output projection. `gate` and `tanh` change either.
 """
 
 from typing import Any

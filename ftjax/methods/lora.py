@@ -1,14 +1,14 @@
 """LoRA: low-rank adaptation of linear layers (Hu et al. 2021, https://arxiv.org/abs/2106.09685), and its variants.
 
-y = x W + s dropout(x) A B, with W frozen, A `[in, R]`, B `[R, out]`, s = alpha / R (eq. 3, in row convention). B starts at
-zero, so step 0 is the base bit for bit; A starts as U(-1/sqrt(in), 1/sqrt(in)), as the authors' code does.
+y = x W + s dropout(x) A B, with W frozen, A `[in, R]`, B `[R, out]`, s = alpha / R (eq. 3, in row convention). B starts
+at zero, so step 0 is the base bit for bit; A starts as U(-1/sqrt(in), 1/sqrt(in)), as the authors' code does.
 Trainable parameters: sum over sites of R (in + out); DoRA adds out.
 
 - `rslora`: s = alpha / sqrt(R) (Kalajdzievski 2023).
-- `dora`: y = m (x W + s x A B) / |W + s A B| by output column, m = |W| at first, the norm without a gradient (Liu et
-  al. 2024, eq. 5 and section 4.3).
-- `pissa`: s A B starts as the R largest singular directions of W, and W without them is frozen (Meng et al. 2024). Here W
-  stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported.
+- `dora`: y = m (x W + s x A B) / |W + s A B| by output column, m = |W| at first, the norm without a gradient (Liu
+  et al. 2024, eq. 5 and section 4.3).
+- `pissa`: s A B starts as the R largest singular directions of W, and W without them is frozen (Meng et al. 2024). Here
+  W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported.
 - LoRA+ (Hayou et al. 2024): A and B are the optimizer groups `lora_a` and `lora_b`: optimizer.group_rates=lora_b:16.
 
 Beside the linear sites there are `embed` (h + s A[ids] B; A zero, B normal at first) and `qkv`: one LoRA over the three

@@ -1,8 +1,8 @@
 """P-tuning: soft prompts from a small encoder, placed by a template among anchor words (Liu et al. 2021,
 https://arxiv.org/abs/2103.10385).
 
-`template` says where: `{3}{text} is located in{3}` puts three virtual tokens before the text, and three after the anchor
-words. The encoder runs over all of them in order and folds into plain vectors for inference (P D parameters).
+`template` says where: `{3}{text} is located in{3}` puts three virtual tokens before the text, and three after the
+anchor words. The encoder runs over all of them in order and folds into plain vectors for inference (P D parameters).
 
 `definition = 'paper'` (section 3.2 and the authors' code): embeddings [P, D] -> two layers of bidirectional LSTM, D/2 a
 direction -> D -> ReLU -> D. `'peft'`: D -> hidden -> ReLU -> hidden -> ReLU -> D, and it only prepends.

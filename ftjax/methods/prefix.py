@@ -3,11 +3,11 @@
 The prefix is not rotated and not in the cache, and the text's positions start at P. It changes step 0: even zero keys
 take a share of the softmax.
 
-`definition = 'paper'` (section 4.3): the prefix is an MLP of P embeddings, D -> hidden -> tanh -> 2 L K hd, folded into
-plain keys and values for inference. Trained: P D + (D + 1) hidden + (hidden + 1) 2 L K hd; kept: 2 P L K hd.
+`definition = 'paper'` (section 4.3): the prefix is an MLP of P embeddings, D -> hidden -> tanh -> 2 L K hd, folded
+into plain keys and values for inference. Trained: P D + (D + 1) hidden + (hidden + 1) 2 L K hd; kept: 2 P L K hd.
 `'peft'`: the keys and values themselves, from N(0, 1).
-`init = 'words'`: the base's keys and values of the words of `method.text` (section 7.4); the MLP is fitted to them first,
-by 500 steps on the squared error, as in the authors' code.
+`init = 'words'`: the base's keys and values of the words of `method.text` (section 7.4); the MLP is fitted to them
+first, by 500 steps on the squared error, as in the authors' code.
 """
 
 from typing import Any

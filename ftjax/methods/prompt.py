@@ -41,7 +41,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     """A prompt of `cfg.length` rows.
 
     Raises:
-      UserError: a length below 1, an unknown init, a class name or text without tokens, more rows than tokens to sample.
+      UserError: a length below 1, an unknown init, a class name or text without tokens, too few tokens to sample.
     """
     positive("length", cfg.length)
     choose("init", cfg.init, INITS)

@@ -1,9 +1,9 @@
 """The layer stack: parameters stored `[L, ...]`, run by one scan, whole or cut by rows.
 
-A stack is a tree whose leaves lead with L, or has such trees of fewer rows under row ranges (`{"0:6": ..., "6:8": ...}`)
-where trainability or adapters change along it. Parameters and adapters may be cut differently, adapters of several
-methods too, with gaps and overlaps: the run takes the union of the cuts, and a row all that covers it.
-"""
+A stack is a tree whose leaves lead with L, or has such trees of fewer rows under row ranges (`{"0:6": ...,
+"6:8": ...}`) where trainability or adapters change along it. Parameters and adapters may be cut differently,
+adapters of several methods too, with gaps and overlaps: the run takes the union of the cuts, and a row all that
+covers it.
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -46,7 +46,7 @@ CASES = {  # a name and fields for each kind of each method: all of it small
 INAPPLICABLE = {("bitfit", "llama")}  # no biases
 
 
-def context_of(made, classes=("no", "maybe", "yes")):
+def context_of(made, classes):
     """What a method is told; a word's ids are its letters' places in the alphabet."""
     spell = lambda text: [ord(c) - ord("a") + 1 if c.isalpha() else 0 for c in text]  # noqa: E731
     look = partial(keys_values, made.model, made.params)
@@ -87,14 +87,14 @@ class Tuned(NamedTuple):
 def tune(make, examples, lay):
     """tune(method, shape, task, **fields of the method) -> Tuned, at step 0."""
 
-    def build(case, shape, task="classification", **fields):
+    def build(case, shape, task="classification", classes=("no", "maybe", "yes"), **fields):
         if (case, shape) in INAPPLICABLE:
             pytest.skip(f"{shape} has nothing for {case}")
         made = make(shape, head=task if task == "classification" else make(shape).cfg.head)
-        name, small = CASES.get(case, (case, {}))
+        name, small = CASES.get(case, (case.strip(), {}))
         method, cfg = methods.get(name), configs.get(name)
         cfg.update_from_flattened_dict(small | fields)
-        context = context_of(made)
+        context = context_of(made, classes)
         adapters = method.init(context, cfg, jax.random.key(1))
         rows = made.cfg.num_layers
         layers = cut(made.params["layers"], rows, method.cuts(cfg, rows))

@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.methods.lora import LoRA
+from ftjax.train.step import init_state, make_step
 
 WRONG = {
     "a target that matches nothing": (dict(targets=("q", "kv")), "'kv' matches no site; there are .*layers/attn/q"),
@@ -94,3 +96,37 @@ def test_dropout_acts_on_the_input_of_a_in_training_alone(tune, randomised):
     key = jax.random.key(0)
     assert loss(adapters, key) == loss(adapters, None) != loss(with_rate, key)
     assert not any(path.endswith("rate") for path, name in tree.flatten(tuned.labels).items() if name != tree.FREEZE)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_pissa_at_full_rank_is_the_base(tune, shape):
+    tuned = tune("lora", shape, pissa=True, rank=16, targets=("q", "up"), alpha=8.0)
+    layers = tuned.variables["adapters"]["layers"]
+    for site in ("attn/q", "ffn/up"):
+        lora = tree.flatten(layers)
+        a, b, scale = (lora[f"{site}/lora/{name}"] for name in ("a", "b", "scale"))
+        kernel = tree.flatten(tuned.made.params)[f"layers/{site}/kernel"]
+        np.testing.assert_allclose((a * scale[:, None]) @ b, kernel, rtol=1e-4, atol=1e-5)
+
+
+def test_adam_sees_alpha_init_and_rates_only_in_one_combination(tune):
+    """Schulman et al. 2025: under Adam whose epsilon counts for nothing, (alpha, init A, rate A, rate B) and (alpha / (p q), p init A,
+    p rate A, q rate B) train alike; by powers of two, bit for bit."""
+
+    def trained(alpha, p, q):
+        tuned = tune("lora", "gpt2", "lm", rank=2, alpha=alpha)
+        times = lambda path, x: x * p if path.endswith("/lora/a") else x  # noqa: E731
+        variables = {**tuned.variables, "adapters": tree.map_paths(times, tuned.variables["adapters"])}
+        train, frozen = tree.split(variables, tuned.labels)
+        labels = tree.split(tuned.labels, tuned.labels)[0]
+        adam = lambda rate: optax.chain(optax.scale_by_adam(eps=1e-30), optax.scale(-rate))  # noqa: E731
+        tx = optax.multi_transform({"lora_a": adam(2**-6 * p), "lora_b": adam(2**-6 * q), "head": adam(2**-6)}, labels)
+        step, state = make_step(tuned.loss, tx), init_state(train, tx)
+        losses = []
+        for _ in range(3):
+            state, metrics = step(state, frozen, tuned.batch, jax.random.key(0))
+            losses.append(float(metrics["loss"]))
+        return losses
+
+    assert trained(8.0, 1, 1) == trained(1.0, 2, 4) == trained(4.0, 4, 0.5)
+    assert trained(8.0, 1, 1) != trained(8.0, 2, 1)
