@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftjax.decode.generate import generate
     from ftjax.hub import load, save
+    from ftjax.hub.peft import load_adapter
 
-__all__ = ["generate", "load", "save"]
+__all__ = ["generate", "load", "load_adapter", "save"]
 __version__ = "0.1.0"
-_HOMES = {"generate": "ftjax.decode.generate", "load": "ftjax.hub", "save": "ftjax.hub"}
+_HOMES = {
+    "generate": "ftjax.decode.generate",
+    "load": "ftjax.hub",
+    "load_adapter": "ftjax.hub.peft",
+    "save": "ftjax.hub",
+}
 
 
 def __getattr__(name: str) -> Any:

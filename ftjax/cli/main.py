@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "fine-tune a model: --config, --workdir",
     "eval": "evaluate a run or a model: --workdir or --config",
     "generate": "continue prompts: --workdir or --model, --prompt",
+    "import": "a run of a PEFT adapter: --adapter, --model, --workdir",
+    "export": "a run for PEFT or transformers: --workdir, --format, --output",
     "methods": "what each fine-tuning method trains of a model: --model",
 }
 

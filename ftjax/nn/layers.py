@@ -4,6 +4,7 @@ A stack is a tree whose leaves lead with L, or has such trees of fewer rows unde
 "6:8": ...}`) where trainability or adapters change along it. Parameters and adapters may be cut differently,
 adapters of several methods too, with gaps and overlaps: the run takes the union of the cuts, and a row all that
 covers it.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -110,8 +110,8 @@ def test_pissa_at_full_rank_is_the_base(tune, shape):
 
 
 def test_adam_sees_alpha_init_and_rates_only_in_one_combination(tune):
-    """Schulman et al. 2025: under Adam whose epsilon counts for nothing, (alpha, init A, rate A, rate B) and (alpha / (p q), p init A,
-    p rate A, q rate B) train alike; by powers of two, bit for bit."""
+    """Schulman et al. 2025: under Adam whose epsilon counts for nothing, (alpha, init A, rate A, rate B) and
+    (alpha / (p q), p init A, p rate A, q rate B) train alike; by powers of two, bit for bit."""
 
     def trained(alpha, p, q):
         tuned = tune("lora", "gpt2", "lm", rank=2, alpha=alpha)

@@ -70,7 +70,7 @@ def whole_number(config: Mapping[str, Any], key: str, default: int | None = None
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into; it takes the folder's place, or its files replace those of the same names.
+    """A folder beside `folder` to write into: at the end it is `folder`, or its files replace those of the same names.
 
     Raises:
       UserError: a place that cannot be written to.

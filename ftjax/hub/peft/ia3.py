@@ -1,4 +1,4 @@
-"""PEFT's IA3 and our `ia3`. Theirs: `ia3_l` (out, 1) scales a module's output, (1, in) a feed-forward module's input."""
+"""PEFT's IA3 and our `ia3`. Theirs: `ia3_l` `(out, 1)` of a module's output, `(1, in)` of a feed-forward's input."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,7 @@
-"""PEFT's LORA (with DoRA and rsLoRA) and our `lora`. theirs: lora_A `(r, in)`, lora_B `(out, r)`; ours: their transposes.
+"""PEFT's LORA (with DoRA and rsLoRA) and our `lora`. Theirs: lora_A `(r, in)`, lora_B `(out, r)`; ours: the transposes.
 
-Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; separate ones of
-ours share a matrix there: their ranks side by side, B block-diagonal.
+Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; separate ones
+of ours share a matrix there: their ranks side by side, B block-diagonal.
 """
 
 from collections.abc import Mapping
@@ -25,15 +25,17 @@ from ftjax.hub.peft.modules import (
     plain_number,
     targeted,
 )
-from ftjax.methods.base import Found, find, in_rows, place
+from ftjax.methods.base import Found, canonical, find, in_rows, place
 from ftjax.methods.lora import METHOD, LoRA, LoRAEmbedding
 
 KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # inits that leave the base's weights as they are
 OPTIONS = frozenset(
-    ("r", "lora_alpha", "target_modules", "lora_dropout", "fan_in_fan_out", "use_rslora", "use_dora", "rank_pattern")
-    + ("alpha_pattern", "layers_to_transform", "layers_pattern", "modules_to_save", "init_lora_weights")
-    + ("megatron_core", "qalora_group_size", "eva_config")
-)
+    (
+        "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "layers_to_transform", "layers_pattern",
+        "lora_dropout", "use_rslora", "use_dora", "fan_in_fan_out", "modules_to_save", "init_lora_weights",
+        "eva_config", "megatron_core", "qalora_group_size",
+    )
+)  # fmt: skip
 
 
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
@@ -43,18 +45,19 @@ def check(config: Mapping[str, Any], base: Base) -> list[str]:
     if init not in KEEPS_BASE:
         wrong.append(f"init_lora_weights={init!r} (it changes the base; save the adapter converted to a plain one)")
     for key in ("lora_alpha", "lora_dropout"):
-        if not isinstance(config.get(key, 0), int | float):
+        if not isinstance(config.get(key) or 0, int | float):
             wrong.append(f"{key}={config[key]!r} (no number)")
     for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(key) or {}, dict):
-            wrong.append(f"{key}={config[key]!r} (no object)")
+        values = config.get(key) or {}
+        if not isinstance(values, dict) or not all(isinstance(x, int | float) for x in values.values()):
+            wrong.append(f"{key}={values!r} (no object of numbers)")
     if config.get("use_dora") and any(module.kind == "embedding" for module in targeted(config, base)):
         wrong.append("use_dora=True of an embedding")
     return wrong
 
 
 def _rank(config: Mapping[str, Any], name: str) -> int:
-    return whole_number({"rank_pattern": by_module("rank_pattern", config, name, config.get("r", 8))}, "rank_pattern")
+    return whole_number({"r": by_module("rank_pattern", config, name, config.get("r", 8))}, "r")
 
 
 def _scale(config: Mapping[str, Any], name: str) -> float:
@@ -127,7 +130,7 @@ def _adapter(config: Mapping[str, Any], run: list[Module], tensors: Tensors) -> 
 
 
 def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], rows: int) -> dict[str, Any]:
-    """Of `configs.method`; where the layers of a site differ, or the sites in their layers, they fit none of them all."""
+    """Of `configs.method`; where the layers of a site differ, or the sites in their layers, they say the commonest."""
     ranks = {site: common([_rank(config, m.name) for m in modules]) for site, modules in by_site.items()}
     alphas = {
         site: common([by_module("alpha_pattern", config, m.name, config.get("lora_alpha", 8)) for m in modules])
@@ -153,7 +156,7 @@ def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], rows
 
 
 def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
-    """Every module's A and B; scales that differ within one are put into B (exactly, where by a sign or power of two)."""
+    """Every module's A and B; scales that differ within one go into B (exactly, where by a sign or a power of two)."""
     pieces: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for found in find(METHOD.expand(adapters, params), (LoRA, LoRAEmbedding)):
         for layer, one in _layers(found, base.cfg.num_layers):
@@ -223,8 +226,8 @@ def _magnitudes(parts: Mapping[int, dict[str, np.ndarray]], module: Module, para
     """DoRA's m; of a part without an adapter |W|, which changes nothing."""
 
     def norm(site: str) -> np.ndarray:
-        whole = tree.flatten(METHOD.merge(params, {}))[f"{site}/kernel"]
-        return np.linalg.norm(np.asarray(whole, np.float32)[module.layer], axis=0)
+        kernel = tree.flatten(canonical(params))[f"{site}/kernel"]
+        return np.linalg.norm(np.asarray(kernel, np.float32)[module.layer], axis=0)
 
     return np.concatenate([parts[i]["magnitude"] if i in parts else norm(s) for i, s in enumerate(module.parts)])
 

@@ -21,12 +21,14 @@ from ftjax.methods.prompt import SoftPrompt
 
 KEY = "prompt_embeddings"
 LEARNED = "base_model."  # of the head's keys
-OPTIONS = frozenset(
-    ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers")
-    + ("modules_to_save", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
-    + ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout")
-    + ("prefix_projection", "init_weights")  # the projection is folded into what is saved
-)
+OPTIONS = frozenset(  # PEFT's encoder and projection are folded into what is saved
+    (
+        "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
+        "modules_to_save", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
+        "tokenizer_kwargs", "init_weights", "prefix_projection", "encoder_reparameterization_type",
+        "encoder_hidden_size", "encoder_num_layers", "encoder_dropout",
+    )
+)  # fmt: skip
 
 
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
@@ -91,8 +93,8 @@ def refuse_places(name: str, cfg: Any, base: Base, opens: bool) -> None:
     assert template is not None
     if template.after or not all(isinstance(piece, int) for piece in template.before):
         raise UserError(
-            f"method.template={cfg.template!r} (definition={cfg.definition!r}): PEFT only puts virtual tokens before the"
-            " text; a template such as '{3}{text}' can be exported"
+            f"method.template={cfg.template!r} (definition={cfg.definition!r}): PEFT puts virtual tokens before"
+            " the text only; a template such as '{3}{text}' can be exported"
         )
     if template.inside and opens:
         field = f"method.inside={cfg.inside}" if name == "prompt" else f"method.definition={cfg.definition!r}"
