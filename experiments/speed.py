@@ -2,6 +2,7 @@
 
     python -m experiments.speed train     --data=DIR --tokenizer=GPT2_DIR
     python -m experiments.speed decompose --data=DIR --tokenizer=GPT2_DIR
+    python -m experiments.speed methods   --data=DIR --tokenizer=GPT2_DIR
 
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
@@ -16,6 +17,9 @@
 
 `decompose` measures ftjax with one thing switched off at a time, variants in turn in one process; the figure is the
 median over rounds of (seconds per token of the variant / of ftjax as it is).
+
+`methods` measures the step of methods that add something to a frozen model against the frozen forward pass with the
+gradient of its input (a rank-1 LoRA on the embedding alone), and beside it the same ratio of the analytic work.
 
 The model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`), written as a
 Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
@@ -69,6 +73,8 @@ def measure(args: argparse.Namespace) -> None:
                 kind, method = side.split()
                 result[side].append(in_process(kind, method, folder, args))
                 print(side, json.dumps(result[side][-1]), flush=True)
+        elif args.command == "methods":
+            result = in_process("methods", "all", folder, args)
         else:
             result = {method: in_process("decomposition", method, folder, args) for method in ("full", "lora")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -113,7 +119,13 @@ def decompose_table(result: dict[str, Any]) -> str:
     return text_table(["ftjax, time per token", "full", "lora"], rows)
 
 
-TABLES = {"train": train_table, "decompose": decompose_table}
+def methods_table(result: dict[str, Any]) -> str:
+    """Ratios of time and of work, and the one over the other."""
+    rows = [[name, f"{time:.3f}", f"{work:.3f}", f"{time / work:.2f}"] for name, (time, work) in result.items()]
+    return text_table(["ftjax, a step against the frozen one", "time", "work", "time over work"], rows)
+
+
+TABLES = {"train": train_table, "decompose": decompose_table, "methods": methods_table}
 
 
 def main() -> None:
@@ -123,7 +135,11 @@ def main() -> None:
         return part(kind, name, Path(folder), argparse.Namespace(**json.loads(options)))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, about in (("train", "against transformers"), ("decompose", "one gain at a time")):
+    for name, about in (
+        ("train", "against transformers"),
+        ("decompose", "one gain at a time"),
+        ("methods", "of adapters"),
+    ):
         command = commands.add_parser(name, help=about)
         command.add_argument("--data", type=Path, required=True, help="the E2E folder")
         command.add_argument("--tokenizer", type=Path, required=True)

@@ -130,6 +130,7 @@ class Run:
         from ftjax.train.build import build, load_data
         from ftjax.train.compiled import Compiled
         from ftjax.train.fields import Fields
+        from ftjax.train.flops import step_flops
         from ftjax.train.optimizer import make_optimizer
         from ftjax.train.step import init_state, make_step
 
@@ -142,13 +143,17 @@ class Run:
         train, self.frozen = tree.split(parts.variables, labels)
         names = tree.split(labels, labels)[0]
         if every_gradient:
-            tx = optax.multi_transform({"still": optax.set_to_zero(), "adapter": optax.adam(1e-4)}, names)
+            groups = dict.fromkeys(("lora_a", "lora_b"), optax.adam(1e-4))
+            tx = optax.multi_transform({"still": optax.set_to_zero(), **groups}, names)
         else:
             tx, _ = make_optimizer(f.optimizer, names, 10**6, 10**3)
         self.state = init_state(train, tx)
         loss = (objective(parts.model) if objective else parts.objective).loss
         self.compiled, self.key = Compiled(make_step(loss, tx), donate_argnums=0), jax.random.key(config.seed)
         self.plan = self.loader.plan(0)
+        sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
+        # the work of a step of the plan's first shape
+        self.flops = step_flops(parts.model.cfg, parts.labels, parts.variables, sited, *self.loader.shapes[0])
 
     def steps(self, plans: Any) -> tuple[float, int, int]:
         """Trains on these planned batches: (seconds without compilation, examples, tokens)."""
@@ -221,4 +226,36 @@ def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[s
     return {name: statistics.median(a / b for a, b in zip(x, base)) for name, x in per_token.items()}
 
 
-PARTS = {"transformers": transformers_side, "ftjax": ftjax_side, "decomposition": decomposition}
+MEASURED = {  # the first trains below every layer, and costs nothing itself
+    "frozen forward and input gradient": {"method.targets": ("embed",), "method.rank": 1},
+    "lora": {"method.rank": 4, "method.targets": ("q", "v")},
+    "ia3": {},
+    "adapter": {"method.kind": "pfeiffer", "method.size": 16},
+    "prefix": {"method.definition": "peft", "method.length": 10},
+}
+
+
+def methods(folder: Path, method: str, args: argparse.Namespace) -> dict[str, Any]:
+    """{method: [step time over that of a frozen forward pass and its input's gradient, the same of the analytic work]},
+    medians over rounds, all in turn in one process."""
+    from ftjax.methods import METHODS
+
+    runs = {}
+    for name, fields in MEASURED.items():
+        config = ftjax_config(folder, name if name in METHODS else "lora", args.batch_size, args.seed)
+        config.update_from_flattened_dict(fields)
+        runs[name] = Run(config)
+    for run in runs.values():
+        run.steps(run.plan[:1])
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.rounds):
+        for name, run in runs.items():
+            seconds[name].append(run.steps(run.plan[turn * args.steps : (turn + 1) * args.steps])[0])
+    base = next(iter(runs))
+    return {
+        name: [statistics.median(a / b for a, b in zip(seconds[name], seconds[base])), run.flops / runs[base].flops]
+        for name, run in runs.items()
+    }
+
+
+PARTS = {"transformers": transformers_side, "ftjax": ftjax_side, "decomposition": decomposition, "methods": methods}

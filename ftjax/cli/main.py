@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": "continue prompts: --workdir or --model, --prompt",
     "import": "a run of a PEFT adapter: --adapter, --model, --workdir",
     "export": "a run for PEFT or transformers: --workdir, --format, --output",
+    "merge": "adapters into plain weights: --workdir, --output",
     "methods": "what each fine-tuning method trains of a model: --model",
 }
 

@@ -43,7 +43,7 @@ def rows_per_batch(lengths: np.ndarray, length: int, batch_size: int) -> int:
     return max(1, round(batch_size * float(np.mean(lengths)) / length))
 
 
-def label_capacity(lengths: np.ndarray, labels: np.ndarray, length: int, multiple: int = 32) -> int:
+def label_capacity(lengths: np.ndarray, labels: np.ndarray, length: int, multiple: int = 8) -> int:
     """Labels that a packed row may hold: a tenth above the mean row's, and enough for any one example.
 
     `pack_rows` keeps to it, which is cheaper than a bound that no packing could pass: logits are

@@ -81,7 +81,7 @@ class Loader(grain.IterDataset[Arrays]):
             self._rows = batch_size
             lengths = plans.bucket_lengths(self._lengths, buckets, max_length=max_length)
             most = [int(self._counts[self._lengths <= length].max()) for length in lengths]
-            self._labels = {length: plans.round_up(m, 32) for length, m in zip(lengths, most, strict=True)}
+            self._labels = {length: plans.round_up(m, 8) for length, m in zip(lengths, most, strict=True)}
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -51,8 +51,10 @@ def step_flops(
             trains = label[f"params/{path}"] != tree.FREEZE
             total += vectors * 2.0 * float(np.prod(leaf.shape)) * (1 + below(f"/{path}") + trains)
     for path, leaf in tree.flatten(adapters).items():
+        if path == "embed/lora/a":
+            continue  # looked up
         if re.search(PRODUCTS, path):
-            vectors = tokens if path.startswith("layers/") else batch * scored
+            vectors = tokens if path.startswith(("layers/", "embed/")) else batch * scored
             total += vectors * 2.0 * float(np.prod(leaf.shape)) * 3
         elif re.search(ATTENDED, path):  # [L, P, K, hd], by every head
             total += tokens * 2.0 * float(np.prod(leaf.shape)) * (cfg.num_heads / leaf.shape[-2]) * 3

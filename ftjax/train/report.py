@@ -42,8 +42,9 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
     ]
     if cfg.tied_head and cfg.head in ("lm", "mlm"):
         lines.append("tied     params/embed/tokens/embedding is also the head's kernel")
-    adapted = sorted({p.removeprefix("adapters/").rsplit("/", 2)[0] for p in tree.flatten(parts.variables)
-                      if p.startswith("adapters/")})  # fmt: skip
+    objects = lambda x: not isinstance(x, dict)  # noqa: E731
+    adapters = jax.tree_util.tree_leaves_with_path(parts.variables["adapters"], is_leaf=objects)
+    adapted = sorted({tree.path_name(path[:-1]) or "the whole model" for path, _ in adapters})
     if adapted:
         lines.append(f"sites    {', '.join(adapted)}")
     whole = [p for p, x in tree.flatten(parts.variables).items() if x.ndim >= 2 and not any(spec(p, x.shape, mesh))]

@@ -1,0 +1,93 @@
+"""ftjax export --workdir=RUN --format=peft|hf --output=DIR: a run's best checkpoint in the formats of others.
+
+peft: an adapter folder (adapter_config.json, adapter_model.safetensors) that PEFT loads onto the base model.
+hf: a model directory that transformers loads, the adapters merged into the weights, with the tokenizer's files.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from ftjax.errors import UserError
+
+FORMATS = ("peft", "hf")
+KEPT = ("pad_token_id", "bos_token_id", "eos_token_id")  # of the base's config.json
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """The command's flags."""
+    flags.DEFINE_string("workdir", None, "a run's folder", flag_values=values)
+    flags.DEFINE_string("format", "peft", "peft or hf", flag_values=values)
+    flags.DEFINE_string("output", None, "the folder to write", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Writes the folder, and prints its files."""
+    workdir, form, output = (values[name].value for name in ("workdir", "format", "output"))
+    if form not in FORMATS:
+        raise UserError(f"--format={form}: give {' or '.join(FORMATS)}")
+    if not workdir or not output:
+        raise UserError("give --workdir=RUN and --output=DIR")
+    from ftjax.train.restore import load_run
+
+    f, parts = load_run(Path(workdir))
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output={output} is a file; give a folder")
+    _peft(f, parts, folder) if form == "peft" else _hf(f, parts, folder)
+    print("\n".join(str(file) for file in sorted(folder.iterdir())))
+
+
+def _peft(f: Any, parts: Any, folder: Path) -> None:
+    from ftjax import tree
+    from ftjax.hub import peft
+
+    params = parts.variables["params"]
+    trained = {path.split("/")[1] for path, label in tree.flatten(parts.labels).items() if label == "head"}
+    if "pooler" in trained and _is_base_pooler(f, parts):
+        trained.remove("pooler")
+    text = parts.tokenizer("a")["input_ids"]
+    opening = {parts.tokenizer.cls_token_id, parts.tokenizer.bos_token_id} - {None}
+    peft.write(
+        folder, parts.model, params, f.method.name, f.method, parts.variables["adapters"],
+        base=f.model.path, head=tuple(trained), opens=bool(text) and text[0] in opening,
+    )  # fmt: skip
+
+
+def _is_base_pooler(f: Any, parts: Any) -> bool:
+    """Whether the pooler is that of the base's files, as after an import: no adapter folder needs it then."""
+    import numpy as np
+
+    from ftjax import hub
+    from ftjax.hub import files, names
+
+    family = hub.FAMILIES["bert"]
+    stored = names.normalise(family, files.read_weights(files.resolve(f.model.path)))
+    for leaf, value in parts.variables["params"]["pooler"].items():
+        weight = family.weights[f"pooler/{leaf}"]
+        if weight.name not in stored:
+            return False
+        base = stored[weight.name].read()
+        if not np.array_equal((base.T if weight.transpose else base).astype(value.dtype), np.asarray(value)):
+            return False
+    return True
+
+
+def _hf(f: Any, parts: Any, folder: Path) -> None:
+    from ftjax import hub
+    from ftjax.hub import files
+    from ftjax.hub.peft.files import whole
+
+    params = parts.method.merge(parts.variables["params"], parts.variables["adapters"])
+    base = files.read_json(files.resolve(f.model.path) / "config.json")
+    extra: dict[str, Any] = {key: base[key] for key in KEPT if base.get(key) is not None}
+    classes = parts.task.classes(f.task)
+    if classes:
+        extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
+        extra["label2id"] = {name: i for i, name in enumerate(classes)}
+        if parts.tokenizer.pad_token_id is not None:
+            extra.setdefault("pad_token_id", parts.tokenizer.pad_token_id)
+    with whole(folder) as aside:
+        hub.save(aside, parts.model, params, extra=extra)
+        parts.tokenizer.save_pretrained(aside)

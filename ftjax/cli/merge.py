@@ -1,0 +1,49 @@
+"""ftjax merge --workdir=RUN [--workdir=RUN2 --weights=0.5,0.5] --output=DIR: adapters into plain weights.
+
+Writes a Hugging Face directory with the tokenizer. Several runs of LoRA on one base are merged as their weighted sum.
+The runs keep their adapters and the base is not changed, so a merge is undone by not using it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ftjax.errors import UserError
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """The command's flags."""
+    flags.DEFINE_multi_string("workdir", [], "a run's folder; repeat for more", flag_values=values)
+    flags.DEFINE_list("weights", [], "of the runs' adapters, 1 each where not given", flag_values=values)
+    flags.DEFINE_string("output", None, "the folder to write", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Merges and saves."""
+    from ftjax import hub, methods, tree
+    from ftjax.train.restore import load_run
+
+    workdirs, output = [Path(name) for name in values["workdir"].value], values["output"].value
+    if not workdirs or not output:
+        raise UserError("give --workdir=RUN (one or more) and --output=DIR")
+    try:
+        weights = [float(w) for w in values["weights"].value] or [1.0] * len(workdirs)
+    except ValueError:
+        raise UserError(f"--weights={','.join(values['weights'].value)}: give numbers, as in 0.5,0.5") from None
+    if len(weights) != len(workdirs):
+        raise UserError(f"--weights: {len(weights)} weights for {len(workdirs)} runs; give one each")
+    runs = [load_run(workdir) for workdir in workdirs]
+    f, parts = runs[0]
+    params, adapters = parts.variables["params"], parts.variables["adapters"]
+    if weights != [1.0]:
+        bases = {run[0].model.path for run in runs}
+        if len(bases) > 1 or any("head" in set(tree.flatten(run[1].labels).values()) for run in runs[1:]):
+            raise UserError(
+                f"several runs merge on one base ({', '.join(sorted(bases))}) and without heads of their own"
+            )
+        each = [run.method.expand(run.variables["adapters"], run.variables["params"]) for _, run in runs]
+        adapters = methods.combine(each, weights)
+    merged = parts.method.merge(params, adapters)
+    hub.save(output, parts.model, merged)
+    parts.tokenizer.save_pretrained(output)
+    print(f"{output}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")
