@@ -55,8 +55,8 @@ RATES = {
     "ia3": 1e-2,
     "adapter": 3e-3,
     "prompt": 3e-2,
-    "prefix": 3e-3,
-    "p_tuning": 1e-3,
+    "prefix": 6e-4,
+    "p_tuning": 5e-3,
     "llama_adapter": 1e-2,
 }
 

@@ -24,7 +24,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Writes the folder, and prints its files."""
-    workdir, form, output = (values[name].value for name in ("workdir", "format", "output"))
+    get: Any = lambda name: values[name].value  # noqa: E731
+    workdir, form, output = get("workdir"), get("format"), get("output")
     if form not in FORMATS:
         raise UserError(f"--format={form}: give {' or '.join(FORMATS)}")
     if not workdir or not output:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from ftjax.cli.flags import define_config, read_config
 from ftjax.errors import UserError
@@ -31,7 +30,8 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.train.build import build, get_task, load_model
     from ftjax.train.fields import Fields
 
-    adapter, model, workdir = (values[name].value for name in ("adapter", "model", "workdir"))
+    get: Any = lambda name: values[name].value  # noqa: E731
+    adapter, model, workdir = get("adapter"), get("model"), get("workdir")
     missing = [
         f"--{name}=..." for name, value in dict(adapter=adapter, model=model, workdir=workdir).items() if not value
     ]
@@ -59,22 +59,23 @@ def main(values: flags.FlagValues) -> None:
     print(json.dumps(result, indent=2))
 
 
-def _config(values: flags.FlagValues, axes: str) -> ConfigDict:
+def _config(values: flags.FlagValues, axes: str) -> Any:
     """The config flag's, of other axes, with the command line's overrides.
 
     Raises:
-      UserError: an override of the model's path or of the method, which are the adapter's.
+      UserError: a model or method, as an axis or by a field: --model and the adapter say them.
     """
     from ftjax.train.fields import leaves
 
     config, default = read_config(values)
     before = dict(leaves(default))
     changed = {path: value for path, value in leaves(config) if before[path] != value}
-    wrong = [path for path in changed if path.startswith("method.") or path == "model.path"]
-    if wrong:
-        raise UserError(f"config.{', config.'.join(wrong)}: the adapter says it; remove it")
     path, _, given = values["config"].config_filename.partition(":")  # type: ignore[attr-defined]
-    new = runpy.run_path(path)["get_config"](",".join(filter(None, (given, axes))))
+    wrong = [f"config.{path}" for path in changed if path.startswith("method.") or path == "model.path"]
+    wrong += [item for item in given.split(",") if item.startswith(("model=", "method="))]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: --model and the adapter say it; remove it")
+    new = runpy.run_path(path)["get_config"](",".join(filter(None, (given, axes)))).copy_and_resolve_references()
     new.update_from_flattened_dict(changed)
     return new
 
@@ -111,7 +112,7 @@ def _take_over(variables: Any, found: Any, adapter: str) -> Any:
     return {"params": tree.merge(variables["params"], tree.unflatten(new)), "adapters": theirs}
 
 
-def _write(folder: Path, config: ConfigDict, trained: dict[str, Any], result: dict[str, Any]) -> None:
+def _write(folder: Path, config: Any, trained: dict[str, Any], result: dict[str, Any]) -> None:
     """A run's folder with a checkpoint of its best, and the result of one that is done."""
     import jax.numpy as jnp
     import orbax.checkpoint as ocp

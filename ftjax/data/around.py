@@ -19,7 +19,9 @@ class Around(NamedTuple):
     opening: frozenset[int]  # ids of [CLS], bos
     closing: frozenset[int]  # ids of [SEP], eos
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Tokens added to a text."""
         return len(self.before) + len(self.after)
 
     def prompt(self, tokens: Sequence[int]) -> list[int]:

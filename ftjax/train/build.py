@@ -99,7 +99,7 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
         raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, for language modelling, packed")
     loader = Loader(
         encoded, layout, size, f.seed, training,
-        max_length=cfg.max_length + len(parts.around or ()), pad_side=data.pad_side, window=50,
+        max_length=cfg.max_length + (parts.around.size if parts.around else 0), pad_side=data.pad_side, window=50,
         **({"buckets": data.buckets} if layout == "buckets" else {}),
     )  # fmt: skip
     return Data(texts, encoded, loader, loader)
@@ -121,7 +121,7 @@ def build(f: Fields) -> Parts:
     )  # fmt: skip
     adapters = method.init(context, f.method, jax.random.fold_in(jax.random.key(f.seed), 1))
     pieces = _around(method.template(f.method, model.cfg), context, tokenizer)
-    check_length(f, model, method.expand(adapters, params), len(pieces or ()))
+    check_length(f, model, method.expand(adapters, params), pieces.size if pieces else 0)
     rows = model.cfg.num_layers
     params = {**params, "layers": cut(params["layers"], rows, method.cuts(f.method, rows))}
     variables = {"params": params, "adapters": adapters}

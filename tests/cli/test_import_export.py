@@ -104,7 +104,6 @@ def test_a_run_of_a_lora(base, adapter, tmp_path, capsys):
     assert export(run, tmp_path / "out") == 0
     assert same_tensors(folder, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(model)
-    assert main(["generate", f"--workdir={run}", "--prompt=abc", "--max_new_tokens=3"]) == 0
 
     assert export(run, tmp_path / "hf", "hf") == 0
     logits = parts.model.apply(
@@ -164,6 +163,7 @@ def test_bad_input(base, adapter, tmp_path, capsys):
     refused(import_(tmp_path / "nowhere", model, run), "nowhere", "adapter_config.json")
     refused(import_(folder, model, run, "reverse", "--config.method.rank=4"), "config.method.rank")
     refused(import_(folder, model, run, "reverse", "--config.model.path=x"), "config.model.path")
+    refused(import_(folder, model, run, "reverse,method=ia3"), "method=ia3")
     refused(main(["import", f"--adapter={folder}"]), "--model", "--workdir")
     refused(import_(folder, model, Path(folder)), "there already")
     refused(main(["export", f"--workdir={run}"]), "--output")

@@ -36,7 +36,7 @@ THEIRS = {  # name -> (model, PEFT's config)
         dict(r=2, target_modules=["c_attn", "c_fc"], layers_to_transform=[1], rank_pattern={"mlp.c_fc": 3},
              alpha_pattern={"h.1.attn.c_attn": 2.5}, **CONV),
     ),
-    "layered gpt2": ("gpt2-inner", LORA, dict(r=2, target_modules=["c_attn", "mlp.c_proj"], **LAYERED, **CONV)),
+    "layered gpt2": ("gpt2", LORA, dict(r=2, target_modules=["c_attn", "mlp.c_proj"], **LAYERED, **CONV)),
     "embedding gpt2": ("gpt2", LORA, dict(r=2, target_modules=["wte", "attn.c_proj"], **CONV)),
     "dora gpt2": ("gpt2", LORA, dict(r=2, target_modules=["c_attn", "attn.c_proj"], use_dora=True, **CONV)),
     "lora gpt2 class": ("gpt2-class", LORA, dict(r=2, target_modules=["c_attn"], task_type=CLS, **CONV)),
@@ -54,12 +54,10 @@ THEIRS = {  # name -> (model, PEFT's config)
     "ia3 other sites": ("llama", IA3, dict(target_modules=["up_proj", "o_proj"], feedforward_modules=["o_proj"])),
     "ia3 regex": ("bert-mlm", IA3, dict(target_modules=r".*layer\.[02].*\.(key|value)", feedforward_modules=[])),
     "prompt gpt2": ("gpt2", PROMPT, dict(num_virtual_tokens=P, task_type=LM)),
-    "prompt llama": ("llama", PROMPT, dict(num_virtual_tokens=P, task_type=LM)),
     "prompt bert": ("bert-class", PROMPT, dict(num_virtual_tokens=P, task_type=CLS)),
-    "p_tuning gpt2": ("gpt2", P_TUNING, dict(num_virtual_tokens=P, encoder_hidden_size=5, task_type=LM)),
     "p_tuning bert": ("bert-class", P_TUNING, dict(num_virtual_tokens=P, encoder_hidden_size=5, task_type=CLS)),
     "p_tuning lstm": (
-        "llama", P_TUNING,
+        "gpt2", P_TUNING,
         dict(num_virtual_tokens=P, encoder_reparameterization_type="LSTM", encoder_hidden_size=5, task_type=LM),
     ),
     "prefix gpt2": ("gpt2", PREFIX, dict(num_virtual_tokens=P, task_type=LM)),
@@ -105,6 +103,7 @@ OURS = {  # name -> (model, method, fields)
     "prompt bert": ("bert-class", "prompt", dict(length=P, inside=False)),
     "p_tuning gpt2": ("gpt2", "p_tuning", dict(template="{3}{text}")),
     "p_tuning peft llama": ("llama", "p_tuning", dict(definition="peft", template="{3}{text}", hidden=4)),
+    "prompt bert bare": ("bert-bare", "prompt", dict(length=P, inside=False)),
     "prefix gpt2": ("gpt2", "prefix", dict(length=P, hidden=4)),
     "prefix llama": ("llama", "prefix", dict(length=P, definition="peft")),
     "prefix bert": ("bert-class", "prefix", dict(length=P, hidden=4)),
@@ -208,7 +207,7 @@ def reloaded(model, folder, virtual):
 
 
 def config_of(method, fields):
-    cfg = configs.get(method)
+    cfg = configs.get(method).copy_and_resolve_references()  # or a placeholder that is set would stay so for all
     cfg.update(fields)
     return cfg
 

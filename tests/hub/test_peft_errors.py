@@ -16,7 +16,6 @@ from ftjax.hub import peft
 from ftjax.hub.peft.files import CONFIG, WEIGHTS
 from ftjax.models.transformer import sites
 
-
 known = functools.cache(sites)
 
 
@@ -33,7 +32,7 @@ def written(make, tmp_path):
 
     def write(name, shape="gpt2", fields=(), head="lm", **options):
         made = make(shape, head=head)
-        method, cfg = methods.get(name), configs.get(name)
+        method, cfg = methods.get(name), configs.get(name).copy_and_resolve_references()
         cfg.update_from_flattened_dict(dict(fields))
         init = functools.partial(method.init, methods.Context(made.cfg, made.params, known(made.model)), cfg)
         shapes = jax.eval_shape(init, jax.random.key(0))
@@ -178,6 +177,7 @@ HEADED = dict(head="classification")
     ("llama_adapter", "llama", dict(gate="scalar"), {}, ["method.tanh"]),
     ("llama_adapter", "llama", dict(definition="peft", gate="head"), {}, ["method.gate"]),
     ("llama_adapter", "llama", dict(definition="peft"), HEADED, ["classifier"]),
+    ("llama_adapter", "llama", dict(definition="peft"), {}, ["hidden size"]),
     ("llama_adapter", "bert", dict(definition="peft"), dict(head="mlm"), ["not on bert"]),
 ])  # fmt: skip
 def test_what_peft_cannot_say(written, tmp_path, name, shape, fields, options, words):

@@ -135,3 +135,39 @@ def test_updates_equal_multi_transform_with_set_to_zero_over_the_whole_tree(opti
         for path, x in tree.flatten(mine).items():
             np.testing.assert_allclose(x, tree.flatten(theirs)[path], rtol=1e-6, err_msg=path)
         assert not theirs["c"].any()
+
+
+def test_rates_by_depth(optimizer_config):
+    """Layer l of L is L - l below the head, whole and cut stacks alike; the embeddings are L + 1 below."""
+    values = {
+        "params": {
+            "embed": {"tokens": jnp.zeros(2)},
+            "layers": {"up": jnp.zeros((3, 2))},
+            "classifier": {"kernel": jnp.zeros(2)},
+        },
+        "adapters": {"layers": {"1:3": {"lora": jnp.zeros((2, 2))}}, "embed": {"prompt": jnp.zeros(2)}},
+    }
+    cfg = optimizer_config("sgd", learning_rate=1.0, layer_decay=0.5, clip=0.0, schedule="constant")
+    tx, _ = make_optimizer(cfg, jax.tree.map(lambda _: "all", values), 10, 5, rows=3)
+    updates = tree.flatten(tx.update(jax.tree.map(jnp.ones_like, values), tx.init(values), values)[0])
+    assert (updates["params/embed/tokens"] == -(0.5**4)).all()
+    np.testing.assert_array_equal(updates["params/layers/up"][:, 0], [-(0.5**3), -(0.5**2), -0.5])
+    np.testing.assert_array_equal(updates["adapters/layers/1:3/lora"][:, 0], [-(0.5**2), -0.5])
+    assert (updates["params/classifier/kernel"] == -1).all() and (updates["adapters/embed/prompt"] == -1).all()
+
+
+def test_gradual_unfreezing_starts_each_group_fresh(optimizer_config):
+    """A group moves from its epoch on, and its first step is Adam's first: the rate, whatever came before."""
+    labels = {"a": "head", "b": "depth_1", "c": "depth_2"}
+    values = dict.fromkeys(labels, jnp.zeros(2))
+    cfg = optimizer_config("adamw", learning_rate=0.1, schedule="constant", warmup=0.0, unfreeze_every=1.0, clip=0.0)
+    tx, _ = make_optimizer(cfg, labels, 12, 3)
+    state, moved = tx.init(values), []
+    for step in range(8):
+        updates, state = tx.update(jax.tree.map(lambda x, s=step: jnp.full_like(x, 1.0 + s), values), state, values)
+        moved.append([float(updates[name][0]) for name in labels])
+    for group, start in enumerate((0, 3, 6)):
+        assert all(row[group] == 0 for row in moved[:start])
+        np.testing.assert_allclose(moved[start][group], -0.1, rtol=1e-5)
+    with pytest.raises(UserError, match="unfreeze_every=1 is for method=gradual"):
+        make_optimizer(cfg, LABELS, 12, 3)

@@ -13,7 +13,7 @@ from ftjax import methods, tree
 from ftjax.errors import UserError
 from ftjax.hub.names import _listing
 from ftjax.hub.peft import adaption, files, ia3, lora, prompts
-from ftjax.hub.peft.kinds import Kind, Tensors
+from ftjax.hub.peft.kinds import Kind
 from ftjax.hub.peft.modules import HEAD_NAMES, ROOT, TASK_HEAD, Base, base_of, head_keys, head_tensors
 from ftjax.models.transformer import Transformer
 
@@ -185,4 +185,4 @@ def write(
     files.write(Path(folder), config, own.tensors | head_tensors(theirs, params, parts, kind.root))
 
 
-__all__ = ["KINDS", "Imported", "Tensors", "load_adapter", "read", "write"]
+__all__ = ["KINDS", "Imported", "load_adapter", "read", "write"]

@@ -81,6 +81,8 @@ def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
         wrong.append("method.tanh=True (PEFT: none)")
     if adapter.beyond != (kind == "gpt2"):
         wrong.append(f"method.definition={cfg.definition!r} (PEFT adds after the output projection of a gpt2 model)")
+    if base.cfg.num_heads * base.cfg.head_dim != base.cfg.hidden_size:
+        wrong.append("heads that do not fill the hidden size (PEFT's forward pass fails on them)")
     if wrong:
         raise UserError(f"a PEFT file cannot say {'; '.join(wrong)}")
     layers, tensors = range(base.cfg.num_layers)[rows], {}

@@ -102,7 +102,7 @@ def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
     targets = as_targets(modules.values(), base)
     feedforward = as_targets(inputs, base)
     if isinstance(targets, str) or isinstance(feedforward, str):  # lists must be a subset of one another
-        targets, feedforward = pattern(modules), pattern(module.name for module in inputs)
+        targets, feedforward = pattern(modules), pattern(module.name for module in inputs) if inputs else []
     config = dict(
         target_modules=targets,
         feedforward_modules=feedforward,
