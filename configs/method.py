@@ -5,46 +5,52 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-METHODS: dict[str, dict[str, Any]] = {
-    "full": dict(),
-    "head": dict(),
-    "top_layers": dict(count=2),  # layers from the top
-    "gradual": dict(),
-    "bitfit": dict(norms=False),  # the norms' scales as well
-    "lora": dict(
-        rank=8,
-        alpha=16.0,
-        targets=("attention",),  # attention, mlp, all_linear, embed, qkv, head, or ends of paths
-        dropout=0.0,
-        layers=(),  # numbers from 0; all where empty
-        rank_pattern="",  # attn/q:4,mlp:16
-        alpha_pattern="",
-        rslora=False,
-        dora=False,
-        pissa=False,
-    ),
-    "ia3": dict(definition="paper", layers=()),
-    "adapter": dict(kind="houlsby", size=16, init_std=0.01, layers=()),  # houlsby, lin, pfeiffer
-    "prompt": dict(
-        length=20,
-        init="vocab",  # random, vocab, classes, text
-        text="",
-        inside=placeholder(bool),  # after an opening special token; on encoders where not given
-    ),
-    "prefix": dict(definition="paper", length=10, hidden=512, init="random", text=""),  # init: random, words
-    "p_tuning": dict(
-        definition="paper",
-        template=placeholder(str),  # {3}{text} anchor words{3}
-        hidden=placeholder(int),  # of PEFT's MLP; the model's width where not given
-    ),
-    "llama_adapter": dict(
-        definition="paper",
-        length=10,
-        count=0,  # layers from the top; 0: all
-        gate=placeholder(str),  # head, scalar; by the definition where not given
-        tanh=placeholder(bool),
-    ),
-}
+
+def _fields() -> dict[str, dict[str, Any]]:
+    """All methods' fields, made anew: a placeholder is a reference, which all configs that hold it would see set."""
+    return {
+        "full": dict(),
+        "head": dict(),
+        "top_layers": dict(count=2),  # layers from the top
+        "gradual": dict(),
+        "bitfit": dict(norms=False),  # the norms' scales as well
+        "lora": dict(
+            rank=8,
+            alpha=16.0,
+            targets=("attention",),  # attention, mlp, all_linear, embed, qkv, head, or ends of paths
+            dropout=0.0,
+            layers=(),  # numbers from 0; all where empty
+            rank_pattern="",  # attn/q:4,mlp:16
+            alpha_pattern="",
+            rslora=False,
+            dora=False,
+            pissa=False,
+        ),
+        "ia3": dict(definition="paper", layers=()),
+        "adapter": dict(kind="houlsby", size=16, init_std=0.01, layers=()),  # houlsby, lin, pfeiffer
+        "prompt": dict(
+            length=20,
+            init="vocab",  # random, vocab, classes, text
+            text="",
+            inside=placeholder(bool),  # after an opening special token; on encoders where not given
+        ),
+        "prefix": dict(definition="paper", length=10, hidden=512, init="random", text=""),  # init: random, words
+        "p_tuning": dict(
+            definition="paper",
+            template=placeholder(str),  # {3}{text} anchor words{3}
+            hidden=placeholder(int),  # of PEFT's MLP; the model's width where not given
+        ),
+        "llama_adapter": dict(
+            definition="paper",
+            length=10,
+            count=0,  # layers from the top; 0: all
+            gate=placeholder(str),  # head, scalar; by the definition where not given
+            tanh=placeholder(bool),
+        ),
+    }
+
+
+METHODS = tuple(_fields())
 RATES = {
     "full": 1e-3,
     "head": 1e-2,
@@ -74,6 +80,5 @@ def get(name: str) -> ConfigDict:
     for one in names:
         if one not in METHODS:
             raise ValueError(f"config axis method={name!r}: {one!r} is unknown; there are {', '.join(METHODS)}")
-    if len(names) == 1:
-        return ConfigDict(dict(name=name, **METHODS[name]))
-    return ConfigDict(dict(name=name, **{one: dict(METHODS[one]) for one in names}))
+    fields = {one: values for one, values in _fields().items() if one in names}
+    return ConfigDict(dict(name=name, **(fields[name] if len(names) == 1 else fields)))

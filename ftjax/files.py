@@ -1,10 +1,15 @@
 """Files that are whole or absent."""
 
+import contextlib
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ftjax.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,6 +27,30 @@ def write_json(path: Path, value: Any) -> None:
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """JSON lines."""
     write_text(path, "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows))
+
+
+@contextlib.contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into: at the end it is `folder`, or its files replace those of the same names.
+
+    Raises:
+      UserError: a place that cannot be written to.
+    """
+    folder = Path(os.path.abspath(folder))
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if not folder.exists():
+            aside.rename(folder)
+            return
+        # what tells of weights comes last
+        for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _finite(value: Any) -> Any:

@@ -12,7 +12,6 @@ from absl import flags
 from ftjax.errors import UserError
 
 FORMATS = ("peft", "hf")
-KEPT = ("pad_token_id", "bos_token_id", "eos_token_id")  # of the base's config.json
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -31,12 +30,16 @@ def main(values: flags.FlagValues) -> None:
     if not workdir or not output:
         raise UserError("give --workdir=RUN and --output=DIR")
     from ftjax.train.restore import load_run
+    from ftjax.train.save import save_model
 
     f, parts = load_run(Path(workdir))
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output={output} is a file; give a folder")
-    _peft(f, parts, folder) if form == "peft" else _hf(f, parts, folder)
+    if form == "peft":
+        _peft(f, parts, folder)
+    else:
+        save_model(f, parts, parts.method.merge(parts.variables["params"], parts.variables["adapters"]), folder)
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 
@@ -73,22 +76,3 @@ def _is_base_pooler(f: Any, parts: Any) -> bool:
         if not np.array_equal((base.T if weight.transpose else base).astype(value.dtype), np.asarray(value)):
             return False
     return True
-
-
-def _hf(f: Any, parts: Any, folder: Path) -> None:
-    from ftjax import hub
-    from ftjax.hub import files
-    from ftjax.hub.peft.files import whole
-
-    params = parts.method.merge(parts.variables["params"], parts.variables["adapters"])
-    base = files.read_json(files.resolve(f.model.path) / "config.json")
-    extra: dict[str, Any] = {key: base[key] for key in KEPT if base.get(key) is not None}
-    classes = parts.task.classes(f.task)
-    if classes:
-        extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
-        extra["label2id"] = {name: i for i, name in enumerate(classes)}
-        if parts.tokenizer.pad_token_id is not None:
-            extra.setdefault("pad_token_id", parts.tokenizer.pad_token_id)
-    with whole(folder) as aside:
-        hub.save(aside, parts.model, params, extra=extra)
-        parts.tokenizer.save_pretrained(aside)

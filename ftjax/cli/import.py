@@ -118,8 +118,7 @@ def _write(folder: Path, config: Any, trained: dict[str, Any], result: dict[str,
     import orbax.checkpoint as ocp
 
     from ftjax import tree
-    from ftjax.files import write_json
-    from ftjax.hub.peft.files import whole
+    from ftjax.files import whole, write_json
 
     if folder.exists():
         folder.rmdir()  # empty

@@ -5,6 +5,7 @@ The runs keep their adapters and the base is not changed, so a merge is undone b
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -20,30 +21,31 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Merges and saves."""
-    from ftjax import hub, methods, tree
+    from ftjax import methods, tree
     from ftjax.train.restore import load_run
+    from ftjax.train.save import save_model
 
-    workdirs, output = [Path(name) for name in values["workdir"].value], values["output"].value
-    if not workdirs or not output:
+    get: Any = lambda name: values[name].value  # noqa: E731
+    workdirs, written = [Path(name) for name in get("workdir")], get("weights")
+    if not workdirs or not get("output"):
         raise UserError("give --workdir=RUN (one or more) and --output=DIR")
     try:
-        weights = [float(w) for w in values["weights"].value] or [1.0] * len(workdirs)
+        weights = [float(w) for w in written] or [1.0] * len(workdirs)
     except ValueError:
-        raise UserError(f"--weights={','.join(values['weights'].value)}: give numbers, as in 0.5,0.5") from None
+        raise UserError(f"--weights={','.join(written)}: give numbers, as in 0.5,0.5") from None
     if len(weights) != len(workdirs):
         raise UserError(f"--weights: {len(weights)} weights for {len(workdirs)} runs; give one each")
     runs = [load_run(workdir) for workdir in workdirs]
     f, parts = runs[0]
-    params, adapters = parts.variables["params"], parts.variables["adapters"]
+    adapters = parts.variables["adapters"]
     if weights != [1.0]:
-        bases = {run[0].model.path for run in runs}
-        if len(bases) > 1 or any("head" in set(tree.flatten(run[1].labels).values()) for run in runs[1:]):
+        bases = {run.model.path for run, _ in runs}
+        if len(bases) > 1 or any("head" in tree.flatten(other.labels).values() for _, other in runs[1:]):
             raise UserError(
                 f"several runs merge on one base ({', '.join(sorted(bases))}) and without heads of their own"
             )
-        each = [run.method.expand(run.variables["adapters"], run.variables["params"]) for _, run in runs]
+        each = [one.method.expand(one.variables["adapters"], one.variables["params"]) for _, one in runs]
         adapters = methods.combine(each, weights)
-    merged = parts.method.merge(params, adapters)
-    hub.save(output, parts.model, merged)
-    parts.tokenizer.save_pretrained(output)
-    print(f"{output}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")
+    merged = parts.method.merge(parts.variables["params"], adapters)
+    save_model(f, parts, merged, Path(get("output")))
+    print(f"{get('output')}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")

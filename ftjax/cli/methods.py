@@ -1,5 +1,7 @@
 """ftjax methods [--model=NAME]: the fine-tuning methods, and what each trains of a model with its default fields."""
 
+from typing import Any
+
 from absl import flags
 
 from ftjax.cli.flags import run_config
@@ -18,9 +20,10 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.methods import METHODS, Context, trainable_leaves
     from ftjax.models.transformer import sites
 
-    get_config = run_config(values["config"].value)
+    get: Any = lambda name: values[name].value  # noqa: E731
+    get_config = run_config(get("config"))
     fields = lambda name: get_config(f"method={name}").method  # noqa: E731
-    model, params = hub.load(values["model"].value)
+    model, params = hub.load(get("model"))
     total, context = tree.count(params), Context(model.cfg, params, sites(model))
     rows = [("method", "paper", "trains", "share", "merges", "step 0")]
     for name, method in METHODS.items():
@@ -30,17 +33,9 @@ def main(values: flags.FlagValues) -> None:
             rows.append((name, method.paper, "-", "-", "-", str(error)))
             continue
         count = tree.count(train)
-        rows.append(
-            (
-                name,
-                method.paper,
-                f"{count:,}",
-                f"{100 * count / total:.3g}%",
-                "yes" if merges else "no",
-                method.at_start,
-            )
-        )
-    print(f"{values['model'].value}: {total:,} parameters; without the head that a task may add\n")
+        facts = (f"{count:,}", f"{100 * count / total:.3g}%", "yes" if merges else "no", method.at_start)
+        rows.append((name, method.paper, *facts))
+    print(f"{get('model')}: {total:,} parameters; without the head that a task may add\n")
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())

@@ -29,7 +29,7 @@ class Around(NamedTuple):
         start = self._start(tokens)
         return [*tokens[:start], *self.before, *tokens[start:], *self.after]
 
-    def _start(self, tokens: Sequence[int]) -> int:
+    def _start(self, tokens: Sequence[int] | np.ndarray) -> int:
         return int(self.inside and len(tokens) > 0 and int(tokens[0]) in self.opening)
 
     def edges(self, tokens: np.ndarray, labels: np.ndarray, lm: bool) -> tuple[int, int]:

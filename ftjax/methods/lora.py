@@ -149,30 +149,30 @@ def _new(
     lead: tuple[int, ...],
     rank: int,
     s: float,
-    kernel: jax.Array | None,
+    kernel: jax.Array | None,  # for dora and pissa
     cfg: Any,
     key: jax.Array,
-) -> LoRA | LoRAEmbedding:
+) -> Any:
     size_in, size_out = shape
     scale = jnp.full((*lead, rank), s)
     if path == "embed":
         return LoRAEmbedding(jnp.zeros((size_in, rank)), jax.random.normal(key, (rank, size_out)), scale)
     bound = size_in**-0.5
     a = jax.random.uniform(key, (*lead, size_in, rank), minval=-bound, maxval=bound)
-    lora = LoRA(
+    lora: Any = LoRA(
         a=a,
         b=jnp.zeros((*lead, rank, size_out)),
         scale=scale,
         rate=jnp.full(lead, cfg.dropout) if cfg.dropout else None,
     )
+    if kernel is None:
+        return lora
     if cfg.dora:
         return lora.replace(magnitude=lora.norm(kernel))
-    if cfg.pissa:
-        u, values, v = jnp.linalg.svd(kernel, full_matrices=False)
-        root = jnp.sqrt(values[..., :rank] / s)
-        a, b = u[..., :rank] * root[..., None, :], v[..., :rank, :] * root[..., :, None]
-        return lora.replace(a=a, b=b, start=(a, b))
-    return lora
+    u, values, v = jnp.linalg.svd(kernel, full_matrices=False)
+    root = jnp.sqrt(values[..., :rank] / s)
+    a, b = u[..., :rank] * root[..., None, :], v[..., :rank, :] * root[..., :, None]
+    return lora.replace(a=a, b=b, start=(a, b))
 
 
 def labels(variables: Any, cfg: Any) -> Any:

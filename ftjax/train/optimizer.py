@@ -198,7 +198,9 @@ def make_optimizer(
     transforms = {g: OPTIMIZERS[cfg.name](cfg, scaled(factors.get(g, 1.0))) for g in groups}
     for g in groups:
         if start := _start(g, every, steps_per_epoch):
-            transforms[g] = optax.transforms.conditionally_mask(transforms[g], lambda step, start=start: step >= start)
+            transforms[g] = optax.transforms.conditionally_mask(
+                transforms[g], lambda step, start=start, **_: step >= start
+            )
     tx = optax.multi_transform(transforms, labels)
     if cfg.layer_decay != 1:
         tx = optax.chain(tx, scale_by_depth(cfg.layer_decay, rows))

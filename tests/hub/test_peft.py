@@ -207,7 +207,7 @@ def reloaded(model, folder, virtual):
 
 
 def config_of(method, fields):
-    cfg = configs.get(method).copy_and_resolve_references()  # or a placeholder that is set would stay so for all
+    cfg = configs.get(method)
     cfg.update(fields)
     return cfg
 

@@ -32,7 +32,7 @@ def written(make, tmp_path):
 
     def write(name, shape="gpt2", fields=(), head="lm", **options):
         made = make(shape, head=head)
-        method, cfg = methods.get(name), configs.get(name).copy_and_resolve_references()
+        method, cfg = methods.get(name), configs.get(name)
         cfg.update_from_flattened_dict(dict(fields))
         init = functools.partial(method.init, methods.Context(made.cfg, made.params, known(made.model)), cfg)
         shapes = jax.eval_shape(init, jax.random.key(0))

@@ -1,10 +1,7 @@
 """PEFT adapter folders on disk: adapter_config.json and adapter_model.safetensors, whole or absent."""
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ftjax.errors import UserError
-from ftjax.files import write_json
+from ftjax.files import whole, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FLOATS = ("float32", "float16", "bfloat16")
@@ -66,31 +63,6 @@ def whole_number(config: Mapping[str, Any], key: str, default: int | None = None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{CONFIG}: {key}={value!r}; a whole number of 1 or more is needed")
     return value
-
-
-@contextlib.contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into: at the end it is `folder`, or its files replace those of the same names.
-
-    Raises:
-      UserError: a place that cannot be written to.
-    """
-    folder = Path(os.path.abspath(folder))
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        if not folder.exists():
-            aside.rename(folder)
-            return
-        for file in sorted(
-            aside.iterdir(), key=lambda file: file.suffix == ".json"
-        ):  # what tells of weights comes last
-            os.replace(file, folder / file.name)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
