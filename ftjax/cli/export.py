@@ -46,7 +46,13 @@ def main(values: flags.FlagValues) -> None:
 def _peft(f: Any, parts: Any, folder: Path) -> None:
     from ftjax import tree
     from ftjax.hub import peft
+    from ftjax.train.restore import changes_base
 
+    if changes_base(f.warm_start):
+        raise UserError(
+            f"this adapter belongs to the weights that {f.warm_start} trained, not to those of {f.model.path}; write"
+            " both merged by --format=hf"
+        )
     params = parts.variables["params"]
     trained = {path.split("/")[1] for path, label in tree.flatten(parts.labels).items() if label == "head"}
     if "pooler" in trained and _is_base_pooler(f, parts):

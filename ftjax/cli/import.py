@@ -84,7 +84,7 @@ def _take_over(variables: Any, found: Any, adapter: str) -> Any:
     """The run's variables with the adapter's numbers, where its fields rebuild the same structure.
 
     Raises:
-      UserError: an adapter of another structure, or a head of another size.
+      UserError: an adapter of another structure.
     """
     import jax
     import numpy as np
@@ -107,7 +107,6 @@ def _take_over(variables: Any, found: Any, adapter: str) -> Any:
             f"{adapter}: its layers differ in a way that the fields of method={found.method} cannot say, so it can be"
             " no run; take ftjax.load_adapter"
         )
-    flat = tree.flatten(variables["params"])
     new = {path.removeprefix("params/"): value for path, value in found.head.items()}
     return {"params": tree.merge(variables["params"], tree.unflatten(new)), "adapters": theirs}
 

@@ -22,7 +22,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def main(values: flags.FlagValues) -> None:
     """Merges and saves."""
     from ftjax import methods, tree
-    from ftjax.train.restore import load_run
+    from ftjax.train.restore import changes_base, load_run
     from ftjax.train.save import save_model
 
     get: Any = lambda name: values[name].value  # noqa: E731
@@ -38,11 +38,14 @@ def main(values: flags.FlagValues) -> None:
     runs = [load_run(workdir) for workdir in workdirs]
     f, parts = runs[0]
     adapters = parts.variables["adapters"]
-    if weights != [1.0]:
+    if len(runs) > 1 or weights != [1.0]:
         bases = {run.model.path for run, _ in runs}
-        if len(bases) > 1 or any("head" in tree.flatten(other.labels).values() for _, other in runs[1:]):
+        trained = {path for _, one in runs for path, name in tree.flatten(one.labels).items() if name != tree.FREEZE}
+        whole = any(path.startswith("params/") for path in trained)
+        if len(bases) > 1 or whole or any(changes_base(run.warm_start) for run, _ in runs):
             raise UserError(
-                f"several runs merge on one base ({', '.join(sorted(bases))}) and without heads of their own"
+                f"a weighted sum is of LoRA runs on one base ({', '.join(sorted(bases))}) that train nothing of it, nor"
+                " a head; merge them one by one"
             )
         each = [one.method.expand(one.variables["adapters"], one.variables["params"]) for _, one in runs]
         adapters = methods.combine(each, weights)

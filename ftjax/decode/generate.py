@@ -1,6 +1,7 @@
 """Decoding with a static key-value cache: one prefill, then one compiled loop until every row has ended."""
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ftjax import tree
 from ftjax.decode.sampling import Sampling, check, choose
 from ftjax.errors import UserError
-from ftjax.models.transformer import Transformer, empty_cache, shifted
+from ftjax.models.transformer import Transformer, empty_cache, shifted, sites
 from ftjax.nn.layers import cut, uncut
 
 
@@ -66,8 +68,8 @@ def generate(
     variables = {"params": params, **({"adapters": adapters} if adapters else {})}
     last = int(lengths.max()) + max_new_tokens - 1
     if adapters:
-        last = shifted(model, variables, last)
-        _check_virtual(adapters, ids)
+        _check(model, adapters, ids)
+        last = shifted(model, variables, last, len(ids))
     if last >= cfg.max_positions:
         raise UserError(
             f"the longest prompt ({int(lengths.max())} tokens) and max_new_tokens={max_new_tokens} need {last + 1} "
@@ -79,10 +81,18 @@ def generate(
     return _generate(model, variables, ids, mask, rows, key, pad_token_id, new=max_new_tokens, how=how, ends=ends)
 
 
-def _check_virtual(adapters: Any, ids: np.ndarray) -> None:
-    """UserError where a soft prompt's virtual ids were forgotten: the result would silently be the base model's."""
-    for adapter in jax.tree.leaves(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
-        first = getattr(adapter, "vocab", None)
+def _check(model: Transformer, adapters: Any, ids: np.ndarray) -> None:
+    """UserError for what would silently be the base model: an adapter where no site asks for it or in trained form, and
+    a soft prompt whose virtual ids were forgotten."""
+    known = sites(model)
+    for key, adapter in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
+        path = re.sub(r"^layers/\d+:\d+/", "layers/", tree.path_name(key[:-1]))
+        if not any(hasattr(adapter, hook) for hook in known.get(path, ())):
+            raise UserError(
+                f"adapters: nothing at {path or 'the root'!r} asks for a {type(adapter).__name__}; give the model's own"
+                " adapters, in site form (Method.expand)"
+            )
+        first = getattr(getattr(adapter, "each", adapter), "vocab", None)
         if first is not None and not (ids >= first).any(1).all():
             raise UserError(
                 f"the adapters have a soft prompt, whose virtual ids (from {first}) are not in every prompt"

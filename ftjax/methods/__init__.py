@@ -21,7 +21,7 @@ from ftjax.methods import (
     prompt,
     top_layers,
 )
-from ftjax.methods.base import Context, Method, Template
+from ftjax.methods.base import STARTS, Context, Method, Template, tokens
 from ftjax.methods.batched import batched
 from ftjax.methods.lora import combine
 from ftjax.nn.config import Config
@@ -41,6 +41,8 @@ METHODS: dict[str, Method] = {  # where several are merged, it is in this order:
     "p_tuning": p_tuning.METHOD,
     "llama_adapter": llama_adapter.METHOD,
 }
+ALONE = (({"prompt", "p_tuning"}, "both place virtual tokens"),
+         ({"full", "head", "top_layers", "gradual"}, "both say which of the base's weights train"))  # fmt: skip
 TASK_HEAD = r"^params/(classifier|pooler)/"
 
 
@@ -58,8 +60,9 @@ def get(name: str) -> Method:
         return METHODS[name]
     if len(set(names)) < len(names):
         raise UserError(f"method.name={name!r} names a method twice")
-    if {"prompt", "p_tuning"} <= set(names):
-        raise UserError(f"method.name={name!r}: both place virtual tokens; take one")
+    for alone, what in ALONE:
+        if len(alone & set(names)) > 1:
+            raise UserError(f"method.name={name!r}: {' and '.join(sorted(alone & set(names)))} {what}; take one")
     return _composed(sorted(names, key=list(METHODS).index))
 
 
@@ -72,7 +75,7 @@ def _composed(names: list[str]) -> Method:
             try:
                 new = method.init(ctx, getattr(cfg, name), jax.random.fold_in(key, i))
             except UserError as error:
-                raise UserError(str(error).replace("method.", f"method.{name}.")) from None
+                raise UserError(re.sub(r"method\.(?!name\b)", f"method.{name}.", str(error))) from None
             adapters = tree.merge(adapters, new)
         return adapters
 
@@ -103,6 +106,7 @@ def _composed(names: list[str]) -> Method:
             edge for name, method in chosen.items() for edge in method.cuts(getattr(cfg, name), rows)
         ),
         template=template,
+        at_start=max((method.at_start for method in chosen.values()), key=STARTS.index),
     )
 
 
@@ -149,4 +153,15 @@ def trainable_leaves(method: Method, cfg: Any, ctx: Context) -> tuple[Any, bool]
     return tree.split(shapes, method.labels(shapes, cfg))[0], merges
 
 
-__all__ = ["METHODS", "Context", "Method", "Template", "batched", "combine", "get", "labels", "trainable_leaves"]
+__all__ = [
+    "METHODS",
+    "Context",
+    "Method",
+    "Template",
+    "batched",
+    "combine",
+    "get",
+    "labels",
+    "tokens",
+    "trainable_leaves",
+]

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax import tree
+from ftjax.errors import UserError
 from ftjax.methods.base import (
     Context,
     Found,
@@ -66,6 +67,10 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     """
     choose("kind", cfg.kind, KINDS)
     positive("size", cfg.size)
+    if cfg.layers and cfg.kind == "houlsby":
+        raise UserError(
+            "method.layers: houlsby trains the norms of all layers; take lin or pfeiffer, or leave it empty"
+        )
     width, rows, adapters = ctx.cfg.hidden_size, ctx.cfg.num_layers, {}
     paths = [p for p in hooked(ctx, "sublayer") if cfg.kind == "houlsby" or p.endswith("/ffn")]
     for path in paths:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,6 +18,7 @@ ALIASES = {
     "mlp": r"ffn/[^/]+",
     "all_linear": r"layers/(attn/[qkvo]|ffn/[^/]+)",
 }
+STARTS = ("the base", "near the base", "another model")
 _ROWS = re.compile(r"layers/(?:(\d+):(\d+)/)?")
 
 
@@ -64,7 +65,7 @@ class Method(NamedTuple):
     cuts: Callable[[Any, int], tuple[int, ...]] = lambda cfg, rows: ()
     template: Callable[[Any, Config], Template | None] = lambda cfg, model: None
     paper: str = ""
-    at_start: Literal["the base", "near the base", "another model"] = "the base"  # what it is before the first step
+    at_start: str = STARTS[0]  # what the model is before the first step
 
 
 def no_adapters(ctx: Context, cfg: Any, key: jax.Array) -> dict:
@@ -117,7 +118,7 @@ def _matching(field: str, target: str, known: Sites) -> set[str]:
     return {path for path in known if pattern.fullmatch(path)}
 
 
-def by_pattern(field: str, text: str, chosen: Sites, default: float) -> dict[str, float]:
+def by_pattern(field: str, text: str, chosen: Sites, default: float, whole: bool = False) -> dict[str, float]:
     """{path: value} of `target:value,...`, the first match wins, `default` elsewhere.
 
     Raises:
@@ -127,12 +128,20 @@ def by_pattern(field: str, text: str, chosen: Sites, default: float) -> dict[str
     for item in filter(None, text.split(",")):
         target, _, value = item.rpartition(":")
         found = _matching(field, target, chosen)
-        if not target or not re.fullmatch(r"\d+(\.\d+)?", value):
+        if not target or not re.fullmatch(r"\d+" if whole else r"\d+(\.\d+)?", value):
             raise UserError(f"{field}={text!r}: write target:number, as in attn/q:4,mlp:16")
         if not found:
             raise UserError(f"{field}: {target!r} matches none of the chosen sites ({', '.join(chosen)})")
         values = dict.fromkeys(found, float(value)) | values
     return {path: values.get(path, default) for path in chosen}
+
+
+def tokens(ctx: Context, field: str, text: str) -> list[int]:
+    """The ids of a text that the user gave; UserError where it has none, or one that the vocabulary does not know."""
+    ids = ctx.encode(text)
+    if not ids or ctx.unknown in ids:
+        raise UserError(f"{field}: the vocabulary has no tokens for {text!r}; give other words")
+    return ids
 
 
 def layer_spans(layers: Sequence[int], rows: int) -> list[tuple[int, int]]:
@@ -186,7 +195,7 @@ class Found(NamedTuple):
 
 def find(adapters: Tree, kind: type | tuple[type, ...]) -> Iterator[Found]:
     """Every adapter object of the given classes."""
-    for key, leaf in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: isinstance(x, kind)):
+    for key, leaf in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
         if isinstance(leaf, kind):
             path = tree.path_name(key)
             site = path.rpartition("/")[0]

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ftjax.errors import UserError
 
 ROWWISE = {  # how many leading arguments of a hook have one row an example
-    "linear": 2, "output": 1, "activation": 1, "sublayer": 2, "keys_values": 0, "attend": 2, "embed": 2, "positions": 1,
+    "input": 1, "linear": 2, "output": 1, "activation": 1, "sublayer": 2, "keys_values": 0, "attend": 2, "embed": 2,
+    "positions": 1,
 }  # fmt: skip
 
 

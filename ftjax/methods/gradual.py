@@ -19,6 +19,8 @@ def labels(variables: Any, cfg: Any) -> Any:
     rows = max((int(m[1] or 1) for m in found if m), default=0)
 
     def of(path: str, _: Any) -> str:
+        if not path.startswith("params/"):
+            return tree.FREEZE
         if path.startswith("params/embed/"):
             return f"depth_{rows + 1}"
         cut = re.match(r"params/layers/(?:(\d+):\d+/)?", path)

@@ -28,7 +28,6 @@ from ftjax.methods.base import (
     match_sites,
     place,
 )
-from ftjax.nn.core import matmul
 from ftjax.nn.hooks import Site
 
 
@@ -60,9 +59,9 @@ class ScaledInput:
 
     scale: jax.Array
 
-    def linear(self, x: jax.Array, y: jax.Array, kernel: jax.Array, site: Site) -> jax.Array:
-        """(x * l) W."""
-        return matmul(x * self.scale.astype(x.dtype), kernel.astype(x.dtype), y.dtype)
+    def input(self, x: jax.Array, site: Site) -> jax.Array:
+        """x * l."""
+        return x * self.scale.astype(x.dtype)
 
 
 def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
@@ -78,11 +77,10 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
             inputs = ["attn/o"]
         elif ctx.cfg.positions == "learned":
             outputs = ["attn/[qkv]"]
-    linear = hooked(ctx, "linear")
     chosen = {path: (ScaledOutput, shape[-1:]) for path, shape in match_sites(hooked(ctx, "output"), outputs).items()}
     chosen |= {path: (ScaledActivation, shape) for path, shape in hooked(ctx, "activation").items()}
     if inputs:
-        chosen |= {path: (ScaledInput, shape[:1]) for path, shape in match_sites(linear, inputs).items()}
+        chosen |= {path: (ScaledInput, shape) for path, shape in match_sites(hooked(ctx, "input"), inputs).items()}
     rows = ctx.cfg.num_layers
     adapters = {
         in_rows(path, span, rows): kind(jnp.ones((span[1] - span[0], *shape)))

@@ -12,7 +12,8 @@ Trainable parameters: sum over sites of R (in + out); DoRA adds out.
 - LoRA+ (Hayou et al. 2024): A and B are the optimizer groups `lora_a` and `lora_b`: optimizer.group_rates=lora_b:16.
 
 Beside the linear sites there are `embed` (h + s A[ids] B; A zero, B normal at first) and `qkv`: one LoRA over the three
-projections side by side, as models with a fused one (GPT-2's c_attn) are adapted elsewhere.
+projections side by side, as models with a fused one (GPT-2's c_attn) are adapted elsewhere; its dropout is drawn for
+each of the three.
 """
 
 from typing import Any
@@ -58,6 +59,8 @@ class LoRA:
 
     def linear(self, x: jax.Array, y: jax.Array, kernel: jax.Array, site: Site) -> jax.Array:
         """y + (dropout(x) A * scale) B; x `[..., in]`, y `[..., out]`."""
+        if self.start is not None:
+            raise UserError("a PiSSA adapter in trained form: bring it to site form by Method.expand first")
         if self.rate is not None:
             x = site.dropout(x, self.rate)
         h = matmul(x, self.a.astype(x.dtype)) * self.scale.astype(x.dtype)
@@ -114,9 +117,11 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         raise UserError("method.dora and method.pissa exclude each other; take one")
     if not 0 <= cfg.dropout < 1:
         raise UserError(f"method.dropout={cfg.dropout}: give 0 or more, below 1")
-    ranks = by_pattern("method.rank_pattern", cfg.rank_pattern, sites, cfg.rank)
+    ranks = by_pattern("method.rank_pattern", cfg.rank_pattern, sites, cfg.rank, whole=True)
     alphas = by_pattern("method.alpha_pattern", cfg.alpha_pattern, sites, cfg.alpha)
     flat, rows, adapters = tree.flatten(ctx.params), ctx.cfg.num_layers, {}
+    if min(alphas.values()) <= 0:
+        raise UserError(f"method.alpha={min(alphas.values()):g}: give more than 0")
     for path, shape in sites.items():
         rank, most = int(ranks[path]), min(shape)
         if not 1 <= rank <= most:
@@ -243,8 +248,10 @@ def combine(adapters: list[Any], weights: list[float]) -> Any:
     Raises:
       UserError: DoRA, or adapters at different sites.
     """
-    found = [{f.path: f.adapter for f in find(one, (LoRA, LoRAEmbedding))} for one in adapters]
+    found = [{f.path: f.adapter for f in find(one, object)} for one in adapters]
     sites: Sites = dict.fromkeys(found[0], ())
+    if not sites or not all(isinstance(x, LoRA | LoRAEmbedding) for one in found for x in one.values()):
+        raise UserError("only LoRAs have a weighted sum: combine runs of method=lora alone")
     if any(set(one) != set(sites) for one in found) or len(weights) != len(adapters):
         raise UserError("LoRAs to combine must sit at the same sites, with a weight each")
     if any(getattr(x, "magnitude", None) is not None for one in found for x in one.values()):

@@ -19,7 +19,7 @@ import optax
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.methods.base import Context, Found, Method, choose, hooked, place, positive, replace, unmergeable
+from ftjax.methods.base import Context, Found, Method, choose, hooked, place, positive, replace, tokens, unmergeable
 from ftjax.nn.hooks import Site
 
 FIT_STEPS, FIT_RATE = 500, 5e-3
@@ -89,9 +89,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     ((path, (heads, head_dim)),) = hooked(ctx, "keys_values").items()
     shape, target = (ctx.cfg.num_layers, heads, head_dim), None
     if cfg.init == "words":
-        ids = ctx.encode(cfg.text)
-        if not ids:
-            raise UserError("method.text has no token to start from")
+        ids = tokens(ctx, "method.text", cfg.text)
         target = Prefix(*ctx.keys_values((ids * cfg.length)[: cfg.length]))
     shift = {"": Shift(cfg.length)}
     if cfg.definition == "peft":

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.methods.base import Context, Method, Template, choose, hooked, place, positive, unmergeable
+from ftjax.methods.base import Context, Method, Template, choose, hooked, place, positive, tokens, unmergeable
 from ftjax.nn.config import Config
 from ftjax.nn.hooks import Site
 
@@ -52,12 +52,12 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     if cfg.init == "random":
         rows = jax.random.uniform(key, (cfg.length, width), minval=-0.5, maxval=0.5)
     elif cfg.init == "text":
-        ids = ctx.encode(cfg.text)
-        if not ids:
-            raise UserError("method.text has no token; give method.init='text' a text to start from")
+        ids = tokens(ctx, "method.text", cfg.text)
         rows = table[jnp.asarray((ids * cfg.length)[: cfg.length])]
     else:
-        named = _class_rows(ctx, table)[: cfg.length] if cfg.init == "classes" else []
+        named = _class_rows(ctx, table) if cfg.init == "classes" else []
+        if len(named) > cfg.length:
+            raise UserError(f"method.length={cfg.length}: {len(named)} classes need a row each")
         left = cfg.length - len(named)
         if left > min(COMMONEST, vocab):
             raise UserError(
@@ -71,13 +71,8 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
 def _class_rows(ctx: Context, table: jax.Array) -> list[jax.Array]:
     if not ctx.classes:
         raise UserError("method.init='classes' needs a classification task; take vocab, text or random")
-    rows = []
-    for name in ctx.classes:
-        ids = ctx.encode(name)
-        if not ids or ctx.unknown in ids:
-            raise UserError(f"method.init='classes': the vocabulary has no tokens for the class {name!r}; take vocab")
-        rows.append(table[jnp.asarray(ids)].mean(0))
-    return rows
+    ids = (tokens(ctx, "method.init='classes'", name) for name in ctx.classes)
+    return [table[jnp.asarray(one)].mean(0) for one in ids]
 
 
 def labels(variables: Any, cfg: Any) -> Any:

@@ -1,5 +1,6 @@
 """The one Transformer: decoder or encoder, with the head that its config names."""
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -274,17 +275,18 @@ def keys_values(model: Transformer, params: Any, ids: Sequence[int]) -> tuple[ja
     return tuple(x[:, 0].swapaxes(1, 2) for x in (out.cache.k, out.cache.v))  # type: ignore[return-value]
 
 
-def shifted(model: Transformer, variables: Any, position: int) -> int:
-    """Where adapters in site form put a position (a prefix shifts it)."""
+def shifted(model: Transformer, variables: Any, position: int, rows: int = 1) -> int:
+    """Where adapters in site form put a position (a prefix shifts it), at most over the rows of a batch."""
 
-    def at(model: Transformer, position: int) -> Any:
+    def at(model: Transformer, position: Any) -> Any:
         for adapter in acting(model, "positions"):
             position = adapter.positions(position, Site(model, False))
         return position
 
-    return int(model.apply(variables, position, method=at))
+    return int(model.apply(variables, jnp.full((rows, 1), position), method=at).max())
 
 
+@functools.lru_cache(maxsize=16)
 def sites(model: Transformer) -> dict[str, dict[str, tuple[int, ...]]]:
     """{site path: {hook: shape}} of everything an adapter may act on, from one abstract forward pass."""
     params = abstract(model)

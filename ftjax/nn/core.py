@@ -24,7 +24,7 @@ def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """y = x W + b over the last axis. A site of the `linear` and `output` hooks.
+    """y = x W + b over the last axis. A site of the `input`, `linear` and `output` hooks.
 
     `kernel`, where given, is shared with another module (a tied head) and `out_dtype` the dtype of the result.
     """
@@ -41,6 +41,8 @@ class Linear(nn.Module):
         if kernel is None:
             kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         x = x.astype(self.dtype)
+        for adapter in acting(self, "input", shape[0]):
+            x = adapter.input(x, site)
         y = matmul(x, kernel.astype(self.dtype), self.out_dtype)
         for adapter in acting(self, "linear", *shape):
             y = adapter.linear(x, y, kernel, site)

@@ -6,6 +6,7 @@ these methods and lets each act, in the order of their names:
 
 | hook                                    | who passes it                                               |
 |-----------------------------------------|-------------------------------------------------------------|
+| `input(x, site) -> x`                   | every Linear, before its product                            |
 | `linear(x, y, kernel, site) -> y`       | every Linear, before the bias; y = x @ kernel               |
 | `output(y, site) -> y`                  | every Linear, after the bias                                |
 | `activation(h, site) -> h`              | the FFN, before its down projection                         |
@@ -28,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-HOOKS = ("linear", "output", "activation", "sublayer", "keys_values", "attend", "embed", "positions")
+HOOKS = ("input", "linear", "output", "activation", "sublayer", "keys_values", "attend", "embed", "positions")
 _prefix: ContextVar[str] = ContextVar("prefix", default="")
 _record: ContextVar[dict | None] = ContextVar("record", default=None)
 

@@ -2,6 +2,7 @@
 before anything compiles and before anything is written."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from ftjax.data.loader import Loader
 from ftjax.data.sources import place
 from ftjax.data.tasks import TASKS, Labelled, Task, Text
 from ftjax.errors import UserError
-from ftjax.methods import Context, Method, Template
+from ftjax.methods import Context, Method, Template, tokens
 from ftjax.models.transformer import Transformer, keys_values, shifted, sites
 from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
@@ -105,14 +106,19 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     return Data(texts, encoded, loader, loader)
 
 
-def build(f: Fields) -> Parts:
+def build(f: Fields, trained: Callable[[Tree, int], Tree] = lambda params, rows: params) -> Parts:
     """The model with the task's head, the method's adapters and labels, and the objective.
+
+    Args:
+      trained: (params, layers) -> the params that the method starts from, where they are not the base's.
 
     Raises:
       UserError: a model that does not do the task, and whatever the model's files and the method find wrong.
     """
     task, method, cfg = get_task(f), methods.get(f.method.name), f.model
     model, params = load_model(f, task)
+    dtypes = jax.tree.map(lambda x: x.dtype, params)
+    params = jax.tree.map(lambda x, dtype: x.astype(dtype), trained(params, model.cfg.num_layers), dtypes)
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
     context = Context(
         model.cfg, params, sites(model), partial(keys_values, model, params),
@@ -143,7 +149,8 @@ def build(f: Fields) -> Parts:
 def _around(template: Template | None, context: Context, tokenizer: Any) -> Around | None:
     if template is None:
         return None
-    ids = lambda pieces: [i for p in pieces for i in ([p] if isinstance(p, int) else context.encode(p))]  # noqa: E731
+    encode = lambda text: tokens(context, "method.template", text)  # noqa: E731
+    ids = lambda pieces: [i for p in pieces for i in ([p] if isinstance(p, int) else encode(p))]  # noqa: E731
     return around(ids(template.before), ids(template.after), template.inside, tokenizer)
 
 
@@ -151,6 +158,8 @@ def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -
     """UserError where the task's texts, with what the method adds, are over the model's positions."""
     most, wanted = model.cfg.max_positions, f.task.max_length
     added = shifted(model, {"params": {}, "adapters": adapters}, inserted)
+    if added >= most:
+        raise UserError(f"method: its {added} tokens alone fill the {most} positions of {f.model.path}; take fewer")
     if wanted + added > most:
         more = f" and the method's {added}" if added else ""
         raise UserError(

@@ -12,6 +12,7 @@ from ftjax import metrics, tree
 from ftjax.data.encoded import IGNORED
 from ftjax.decode.batches import generate_batches
 from ftjax.errors import UserError
+from ftjax.models.transformer import shifted
 from ftjax.objectives.base import Sums
 from ftjax.parallel.mesh import make_mesh, pad_rows, place, place_batch, rows_multiple
 from ftjax.train.build import Data, Parts, load_data
@@ -100,7 +101,9 @@ class Evaluator:
             self._examples = f.generate.examples if self._generates else None
             if self._examples is not None and self._examples < 1:
                 raise UserError(f"generate.examples={self._examples}: the exact match needs at least one")
-            self._max_new = new_tokens(data, f.generate.max_new_tokens, parts.model.cfg.max_positions)
+            site_form = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
+            shift = shifted(parts.model, {"params": {}, "adapters": site_form}, 0)
+            self._max_new = new_tokens(data, f.generate.max_new_tokens, parts.model.cfg.max_positions - shift)
             self._batch_size = f.eval_batch_size
         self.loss = jax.jit(lambda train, frozen, batch: parts.objective.loss(tree.join(train, frozen), batch, None))
 

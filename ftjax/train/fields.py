@@ -35,6 +35,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._config
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields below here as plain values; does not count as reading them."""
+        return self._config.to_dict()
+
     def check_all_read(self, default: ConfigDict) -> None:
         """UserError naming every field that differs from its default and was never read."""
         before = dict(leaves(default))

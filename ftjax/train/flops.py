@@ -43,19 +43,21 @@ def step_flops(
         first, end = _span(path, rows)
         return max(0, end - max(first, lowest)) / (end - first)
 
+    def vectors(path: str) -> int:
+        """How many vectors a matrix multiplies: tokens, scored positions, or rows of the batch."""
+        if re.match("(layers|embed)/", path):
+            return tokens
+        return batch * (1 if re.match("(classifier|pooler)/", path) else scored)
+
     total = 0.0
     for path, leaf in tree.flatten(variables["params"]).items():
         if path.endswith("kernel"):
-            pooled = 1 if re.search("^(classifier|pooler)/", path) else scored
-            vectors = tokens if path.startswith("layers/") else batch * pooled
             trains = label[f"params/{path}"] != tree.FREEZE
-            total += vectors * 2.0 * float(np.prod(leaf.shape)) * (1 + below(f"/{path}") + trains)
+            total += vectors(path) * 2.0 * float(np.prod(leaf.shape)) * (1 + below(f"/{path}") + trains)
     for path, leaf in tree.flatten(adapters).items():
-        if path == "embed/lora/a":
-            continue  # looked up
-        if re.search(PRODUCTS, path):
-            vectors = tokens if path.startswith(("layers/", "embed/")) else batch * scored
-            total += vectors * 2.0 * float(np.prod(leaf.shape)) * 3
+        if re.search(PRODUCTS, path) and path != "embed/lora/a":  # which is looked up
+            first = path.endswith(("/a", "/down/kernel"))  # of two, whose input is the site's own
+            total += vectors(path) * 2.0 * float(np.prod(leaf.shape)) * (2 + (below(f"/{path}") if first else 1))
         elif re.search(ATTENDED, path):  # [L, P, K, hd], by every head
             total += tokens * 2.0 * float(np.prod(leaf.shape)) * (cfg.num_heads / leaf.shape[-2]) * 3
     if scored and cfg.tied_head:

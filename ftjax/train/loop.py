@@ -19,7 +19,7 @@ from ftjax import tree
 from ftjax.errors import RunError, UserError
 from ftjax.files import write_json
 from ftjax.parallel.mesh import make_mesh, place, shardings
-from ftjax.train.build import build, features_are_fixed, load_data, require
+from ftjax.train.build import features_are_fixed, load_data, require
 from ftjax.train.checkpoint import Checkpoints, claim
 from ftjax.train.clock import Clock
 from ftjax.train.compiled import Compiled
@@ -30,7 +30,7 @@ from ftjax.train.flops import peak_flops, step_flops
 from ftjax.train.log import Log, keep_rows
 from ftjax.train.optimizer import make_optimizer
 from ftjax.train.report import commit, gradient_report, numbers, peak_memory_bytes, start_report, trainable
-from ftjax.train.restore import warm_start
+from ftjax.train.restore import build
 from ftjax.train.step import init_state, make_step
 
 Tree = Any
@@ -49,7 +49,7 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
 
     # What is asked for. Nothing is written until all of it is found right.
     f = Fields(config)
-    parts = build(f)
+    parts = build(f, f.warm_start)
     data = load_data(f, parts, "train", training=True)
     held = load_data(f, parts, f.task.eval_split, training=False)
     mesh = make_mesh(f.mesh)
@@ -62,8 +62,6 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
         require(name, value, value >= 1, "1 or more")
     for name, value in dict(early_stopping=f.early_stopping, profile_steps=f.profile_steps).items():
         require(name, value, value >= 0, "0 or more")
-    if f.warm_start:
-        parts = warm_start(parts, Path(f.warm_start))
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
     tx, rate = make_optimizer(

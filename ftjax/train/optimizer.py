@@ -73,14 +73,15 @@ def scale_by_adam_uncorrected(b1: float, b2: float, eps: float, mu_dtype: Any) -
     return optax.GradientTransformation(init, update)
 
 
-def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+def clip_by_global_norm(limit: float, measured: bool = True) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm` as one factor: no division by element, and no second pass over the gradients where
-    the train step gives the norm that it has measured (`grad_norm`)."""
+    the train step gives the norm that it has measured (`grad_norm`); not `measured`: the updates' own norm."""
 
     def update(
         updates: Tree, state: Any, params: Tree = None, *, grad_norm: jax.Array | None = None, **extra: Any
     ) -> tuple[Tree, Any]:
-        factor = limit / jnp.maximum(optax.tree.norm(updates) if grad_norm is None else grad_norm, limit)
+        known = grad_norm if measured else None
+        factor = limit / jnp.maximum(optax.tree.norm(updates) if known is None else known, limit)
         return jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
@@ -164,6 +165,11 @@ def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: tree.map_paths(scale, updates))
 
 
+def _zero_before(start: int) -> optax.GradientTransformation:
+    """No gradient before a step: what does not move yet does not count in the norm."""
+    return optax.scale_by_schedule(lambda step: jnp.where(step >= start, 1.0, 0.0))
+
+
 def _start(group: str, every: float, steps_per_epoch: int) -> int:
     """The step from which a group moves: `depth_k` after k times `every` epochs."""
     depth = re.fullmatch(r"depth_(\d+)", group)
@@ -196,15 +202,26 @@ def make_optimizer(
     if every < 0 or (every and not any(_start(g, 1.0, 1) for g in groups)):
         raise UserError(f"optimizer.unfreeze_every={every:g} is for method=gradual, whose groups go by depth")
     transforms = {g: OPTIMIZERS[cfg.name](cfg, scaled(factors.get(g, 1.0))) for g in groups}
-    for g in groups:
-        if start := _start(g, every, steps_per_epoch):
-            transforms[g] = optax.transforms.conditionally_mask(
-                transforms[g], lambda step, start=start, **_: step >= start
-            )
+    starts = {g: start for g in groups if (start := _start(g, every, steps_per_epoch))}
+    late = max(starts.values(), default=0)
+    if late >= steps:
+        raise UserError(
+            f"optimizer.unfreeze_every={every:g}: the last group would start at step {late} of {steps}; give less"
+        )
+    for g, start in starts.items():
+        waiting = optax.transforms.conditionally_mask(
+            OPTIMIZERS[cfg.name](cfg, lambda step: 1.0), lambda step, start=start, **_: step >= start
+        )  # the rate goes on outside, by the run's own steps
+        transforms[g] = optax.chain(waiting, optax.scale_by_schedule(scaled(factors.get(g, 1.0))))
     tx = optax.multi_transform(transforms, labels)
     if cfg.layer_decay != 1:
         tx = optax.chain(tx, scale_by_depth(cfg.layer_decay, rows))
-    return (optax.chain(clip_by_global_norm(cfg.clip), tx) if cfg.clip else tx), rate
+    if not cfg.clip:
+        return tx, rate
+    if not starts:
+        return optax.chain(clip_by_global_norm(cfg.clip), tx), rate
+    still = optax.multi_transform({g: _zero_before(starts.get(g, 0)) for g in groups}, labels)
+    return optax.chain(still, clip_by_global_norm(cfg.clip, measured=False), tx), rate
 
 
 def _group_rates(text: str, groups: list[str]) -> dict[str, float]:

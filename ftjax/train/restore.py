@@ -2,21 +2,60 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from ftjax import methods, tree
 from ftjax.errors import UserError
 from ftjax.nn.layers import cut, uncut
 from ftjax.nn.layers import parts as spans
-from ftjax.train.build import Parts, build
+from ftjax.train.build import Parts
+from ftjax.train.build import build as parts_of
 from ftjax.train.checkpoint import read_best, read_config
 from ftjax.train.fields import Fields
 
+Tree = Any
 log = logging.getLogger(__name__)
 _ROWS = re.compile(r"params/layers/(\d+):(\d+)/")
+ONLY_AT_START = ("dropout", "init", "text", "init_std")  # fields of a method that do not change what its leaves mean
+
+
+class Start(NamedTuple):
+    """What a run starts from: {path: array} that the runs before it trained last, and their methods' fields."""
+
+    leaves: dict[str, np.ndarray]
+    methods: dict[str, dict[str, Any]]
+
+
+def read_start(workdir: Path) -> Start:
+    """Everything that a finished run, and those that it was started from, trained.
+
+    Raises:
+      UserError: no run there, or no checkpoint yet.
+    """
+    config: Any = read_config(workdir)
+    before = read_start(Path(config.warm_start)) if config.get("warm_start") else Start({}, {})
+    leaves = before.leaves | read_best(workdir)
+    return Start(leaves, before.methods | sections(config.method.to_dict()))
+
+
+def sections(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{method: its fields} of the method axis, composed or not."""
+    names = fields["name"].split("+")
+    one = {key: value for key, value in fields.items() if key != "name"}
+    return {names[0]: one} if len(names) == 1 else {name: dict(fields[name]) for name in names}
+
+
+def changes_base(workdir: str) -> bool:
+    """Whether a run that others start from trained weights of the base, and not its head alone."""
+    return bool(workdir) and any(
+        path.startswith("params/") and not re.match(methods.TASK_HEAD, path)
+        for path in read_start(Path(workdir)).leaves
+    )
 
 
 def load_run(workdir: Path) -> tuple[Fields, Parts]:
@@ -26,40 +65,62 @@ def load_run(workdir: Path) -> tuple[Fields, Parts]:
       UserError: no run there, or no checkpoint yet.
     """
     f = Fields(read_config(workdir))
-    parts = build(f)
-    return f, warm_start(parts, workdir)
+    parts = build(f, f.warm_start)
+    return f, parts._replace(
+        variables=put(parts.variables, read_best(workdir), parts.model.cfg.num_layers, str(workdir))
+    )
 
 
-def warm_start(parts: Parts, workdir: Path) -> Parts:
-    """The parts with the best trained leaves of another run in place of theirs; a head of another task stays new.
+def build(f: Fields, warm_start: str = "") -> Parts:
+    """The parts of a run, from the base or from where another run ended.
 
     Raises:
-      UserError: the run trained something that this model and method do not have.
+      UserError: as `train.build.build`; a run to start from whose leaves do not fit, or mean something else here.
     """
-    rows, params = parts.model.cfg.num_layers, parts.variables["params"]
+    if not warm_start:
+        return parts_of(f)
+    start = read_start(Path(warm_start))
+    mine = sections(f.method.to_dict())
+    for name in start.methods.keys() & mine.keys():
+        theirs = {key: _plain(value) for key, value in start.methods[name].items() if key not in ONLY_AT_START}
+        wrong = [f"{key}={_plain(mine[name].get(key))!r} ({value!r} there)" for key, value in theirs.items()
+                 if _plain(mine[name].get(key)) != value]  # fmt: skip
+        if wrong:
+            raise UserError(
+                f"warm_start={warm_start}: method={name} needs the fields of that run, not {', '.join(wrong)}"
+            )
+    # What of the base was trained is there before a method looks at the base, what a method made comes after it.
+    base = {path: x for path, x in start.leaves.items() if path.startswith("params/")}
+    adapters = {path: x for path, x in start.leaves.items() if path not in base}
+    parts = parts_of(f, lambda params, rows: put({"params": params}, base, rows, warm_start)["params"])
+    return parts._replace(variables=put(parts.variables, adapters, parts.model.cfg.num_layers, warm_start))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str) -> Tree:
+    """Variables with trained leaves in place of theirs; a head of another task stays new.
+
+    Raises:
+      UserError: a leaf that is not there, or of another shape.
+    """
+    params = variables["params"]
     edges = [edge for span, _ in spans(params["layers"], rows) for edge in span]
-    whole = {**parts.variables, "params": {**params, "layers": uncut(params["layers"], rows)}}
-    flat = tree.flatten(whole)
-    _take_over(flat, workdir)
-    new = tree.map_paths(lambda path, _: flat[path], whole)
-    params = {**new["params"], "layers": cut(new["params"]["layers"], rows, edges)}
-    return parts._replace(variables={**new, "params": params})
-
-
-def _take_over(mine: dict[str, Any], workdir: Path) -> None:
-    """Puts a run's trained leaves into flat canonical variables."""
-    before: Any = read_config(workdir).get("warm_start")
-    if before:  # that run's checkpoint holds only what it trained, on top of the run that it started from
-        _take_over(mine, Path(before))
-    for path, leaf in read_best(workdir).items():
-        rows, name = slice(None), path
+    whole = {**variables, "params": {**params, "layers": uncut(params["layers"], rows)}}
+    mine = tree.flatten(whole)
+    for path, leaf in leaves.items():
+        part, name = slice(None), path
         if cut_rows := _ROWS.match(path):
-            rows, name = slice(int(cut_rows[1]), int(cut_rows[2])), _ROWS.sub("params/layers/", path, count=1)
-        fits = name in mine and mine[name][rows].shape == leaf.shape
+            part, name = slice(int(cut_rows[1]), int(cut_rows[2])), _ROWS.sub("params/layers/", path, count=1)
+        fits = name in mine and mine[name][part].shape == leaf.shape
         if re.match(methods.TASK_HEAD, name) and not fits:
-            log.warning("%s: %s belongs to another task; newly initialised here", workdir, name)
+            log.warning("%s: %s belongs to another task; newly initialised here", where, name)
             continue
         if not fits:
             here = f"has shape {mine[name].shape}" if name in mine else "is not there"
-            raise UserError(f"{workdir}: {path} {leaf.shape} of that run {here} in this one; match model and method")
-        mine[name] = jnp.asarray(leaf) if rows == slice(None) else mine[name].astype(leaf.dtype).at[rows].set(leaf)
+            raise UserError(f"{where}: {path} {leaf.shape} of that run {here} in this one; match model and method")
+        mine[name] = jnp.asarray(leaf) if part == slice(None) else mine[name].astype(leaf.dtype).at[part].set(leaf)
+    new = tree.map_paths(lambda path, _: mine[path], whole)
+    return {**new, "params": {**new["params"], "layers": cut(new["params"]["layers"], rows, edges)}}

@@ -23,8 +23,8 @@ def init_state(train: Tree, tx: optax.GradientTransformation) -> State:
 def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int = 1) -> Callable[..., Any]:
     """`step(state, frozen, batch, key) -> (state, metrics)`.
 
-    `loss(variables, batch, key)` gives sums; only `state["train"]` is differentiated. Over k micro-batches (rows
-    0..B/k, ...) gradients and denominators are summed, and divided once. A step whose loss or gradient is not finite
+    `loss(variables, batch, key)` gives sums; only `state["train"]` is differentiated. Over k micro-batches (every
+    k-th row) gradients and denominators are summed, and divided once. A step whose loss or gradient is not finite
     changes nothing but is reported (`finite` 0), so that the last good state survives.
     Metrics: loss (mean), grad_norm, weight, finite, and has_gradient, a bool per trainable leaf.
     """

@@ -10,7 +10,9 @@ import ftjax
 from ftjax import tree
 from ftjax.cli.main import main
 from ftjax.errors import UserError
-from ftjax.train.restore import load_run
+from ftjax.train.checkpoint import read_config
+from ftjax.train.fields import Fields
+from ftjax.train.restore import build, load_run
 
 SIZES = ["--config.task.train_size=16", "--config.task.validation_size=4", "--config.steps=2", "--config.eval_every=2",
          "--config.batch_size=4", "--config.eval_batch_size=4", "--config.task.max_length=48"]  # fmt: skip
@@ -81,3 +83,21 @@ def test_a_soft_prompt_that_was_forgotten(trained):
         ftjax.generate(model, params, ids, adapters=adapters, max_new_tokens=2)
     out = ftjax.generate(model, params, [parts.around.prompt([1, 2, 3])], adapters=adapters, max_new_tokens=2)
     assert out.shape == (1, 25)
+
+
+def test_a_run_that_starts_from_trained_weights(trained, tmp_path, capsys):
+    """DoRA's norms are those of the weights that it starts from, its adapter is not one of the base's, and a run of
+    another alpha cannot take over A and B."""
+    first = trained("full", "full", "--config.optimizer.learning_rate=0.01")
+    second = trained("dora", "lora", f"--config.warm_start={first}", "--config.method.dora=True")
+    params = load_run(first)[1].variables["params"]
+    magnitude = (
+        build(Fields(read_config(second)), str(first)).variables["adapters"]["layers"]["attn"]["q"]["lora"].magnitude
+    )
+    np.testing.assert_allclose(magnitude, np.linalg.norm(params["layers"]["attn"]["q"]["kernel"], axis=1), rtol=1e-5)
+    assert main(["export", f"--workdir={second}", f"--output={tmp_path / 'peft'}"]) == 2
+    assert "belongs to the weights that" in capsys.readouterr().err
+    config = "--config=configs/default.py:model=nano-gpt,task=vowels,method=lora"
+    flags = [f"--config.warm_start={second}", "--config.method.dora=True", "--config.method.alpha=32"]
+    assert main(["train", config, f"--workdir={tmp_path / 'third'}", *SIZES, *flags]) == 2
+    assert "needs the fields of that run, not alpha=32.0 (16.0 there)" in capsys.readouterr().err

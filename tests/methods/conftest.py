@@ -1,6 +1,6 @@
 """A method on a model with a task, small."""
 
-from functools import partial
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import method as configs
-from ftjax import methods
+from ftjax import methods, tree
 from ftjax.data.around import Around
 from ftjax.models.transformer import keys_values, sites
 from ftjax.nn.layers import cut
@@ -41,15 +41,18 @@ CASES = {  # a name and fields for each kind of each method: all of it small
     "llama_adapter": ("llama_adapter", dict(length=3)),
     "llama_adapter of peft": ("llama_adapter", dict(length=3, count=1, definition="peft")),
     "prefix+lora+ia3": ("prefix+lora+ia3", {"prefix.length": 3, "lora.rank": 2, "lora.layers": (1,)}),
+    "lora+ia3 of peft": ("ia3+lora", {"lora.rank": 2, "ia3.definition": "peft"}),
+    "lora+gradual": ("lora+gradual", {"lora.rank": 2, "lora.dropout": 0.0}),
     "llama_adapter+top_layers": ("llama_adapter+top_layers", {"llama_adapter.count": 2, "top_layers.count": 1}),
 }
+LENGTH = 20  # of every batch in these tests: what JAX has compiled for one, it runs for all
 INAPPLICABLE = {("bitfit", "llama")}  # no biases
 
 
 def context_of(made, classes):
     """What a method is told; a word's ids are its letters' places in the alphabet."""
     spell = lambda text: [ord(c) - ord("a") + 1 if c.isalpha() else 0 for c in text]  # noqa: E731
-    look = partial(keys_values, made.model, made.params)
+    look = functools.partial(keys_values, made.model, made.params)
     return methods.Context(made.cfg, made.params, sites(made.model), look, spell, 0, classes)
 
 
@@ -87,6 +90,7 @@ class Tuned(NamedTuple):
 def tune(make, examples, lay):
     """tune(method, shape, task, **fields of the method) -> Tuned, at step 0."""
 
+    @functools.cache
     def build(case, shape, task="classification", classes=("no", "maybe", "yes"), **fields):
         if (case, shape) in INAPPLICABLE:
             pytest.skip(f"{shape} has nothing for {case}")
@@ -100,7 +104,7 @@ def tune(make, examples, lay):
         layers = cut(made.params["layers"], rows, method.cuts(cfg, rows))
         variables = {"params": {**made.params, "layers": layers}, "adapters": adapters}
         around = around_of(method.template(cfg, made.cfg), context)
-        batch, _ = lay([[wrapped(e, around)] for e in examples(6, 3, 4)], 12)
+        batch, _ = lay([[wrapped(e, around)] for e in examples(6, 3, 4)], LENGTH)
         if task == "classification":
             objective = classification(made.model)
             batch = {name: batch[name] for name in ("input_ids", "segment_ids", "position_ids")}
@@ -115,3 +119,14 @@ def tune(make, examples, lay):
         return Tuned(made, context, around, method, cfg, variables, methods.labels(method, variables, cfg), loss, batch)
 
     return build
+
+
+def descended(tuned, train, frozen, batch):
+    """The trainable leaves after one step of gradient descent, and the sums of the loss."""
+
+    def total(train):
+        sums = tuned.loss(tree.join(train, frozen), batch, jax.random.key(0))
+        return sums.loss / sums.weight, sums
+
+    grads, sums = jax.grad(total, has_aux=True)(train)
+    return jax.tree.map(lambda x, g: x - g, train, grads), sums

@@ -19,6 +19,10 @@ WRONG = {
     "a rank pattern without a number": ("lora", dict(rank_pattern="q"), "write target:number"),
     "a pattern's rank over the matrix": ("lora", dict(rank_pattern="q:17"), "method.rank=17: layers/attn/q is 16 x 16"),
     "fused and apart": ("lora", dict(targets=("qkv", "v")), "qkv beside one of q, k, v"),
+    "no alpha": ("lora", dict(alpha=0.0), "method.alpha=0"),
+    "half a rank": ("lora", dict(targets=("q",), rank_pattern="q:3.9"), "write target:number"),
+    "houlsby in some layers": ("adapter", dict(layers=(1,)), "houlsby trains the norms of all layers"),
+    "more classes than rows": ("prompt", dict(init="classes", length=1), "2 classes need a row each"),
     "two variants": ("lora", dict(dora=True, pissa=True), "exclude each other"),
     "dora on the embedding": ("lora", dict(dora=True, targets=("embed",)), "neither dora nor pissa"),
     "another definition": ("ia3", dict(definition="papers"), "method.definition='papers': give paper, peft"),
@@ -26,9 +30,9 @@ WRONG = {
     "no bottleneck": ("adapter", dict(size=0), "method.size=0"),
     "no prompt": ("prompt", dict(length=0), "method.length=0"),
     "more rows than tokens": ("prompt", dict(length=51), "only 50 tokens to sample"),
-    "a class outside the vocabulary": ("prompt", dict(init="classes"), "no tokens for the class '?'"),
+    "a class outside the vocabulary": ("prompt", dict(init="classes"), "no tokens for '?'"),
     "a text for another start": ("prompt", dict(text="ab"), "method.text is for method.init='text'"),
-    "no text to start from": ("prompt", dict(init="text"), "method.text has no token"),
+    "no text to start from": ("prompt", dict(init="text"), "method.text: the vocabulary has no tokens for ''"),
     "words without an init": ("prefix", dict(text="ab"), "go together"),
     "a template without the text": ("p_tuning", dict(template="{3}ab"), "needs one {text}"),
     "a template without slots": ("p_tuning", dict(template="{text} ab"), "has no slot for virtual tokens"),
@@ -41,7 +45,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_fields(tune, case):
     method, fields, message = WRONG[case]
-    classes = ("no", "?") if "class" in case else ("no", "yes")
+    classes = ("no", "?") if "class outside" in case else ("no", "yes")
     with pytest.raises(UserError, match=re.escape(message)) as error:
         tune(method, "gpt2", classes=classes, **fields)
     assert "\n" not in str(error.value)
@@ -57,6 +61,7 @@ def test_compositions(tune):
         ("lora+lora", "names a method twice"),
         ("prompt+p_tuning", "both place virtual tokens"),
         ("prefix+lorra", "'lorra' is unknown"),
+        ("full+top_layers", "full and top_layers both say which"),
     ):
         with pytest.raises(UserError, match=message):
             methods.get(name)

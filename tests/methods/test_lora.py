@@ -121,7 +121,7 @@ def test_adam_sees_alpha_init_and_rates_only_in_one_combination(tune):
         labels = tree.split(tuned.labels, tuned.labels)[0]
         adam = lambda rate: optax.chain(optax.scale_by_adam(eps=1e-30), optax.scale(-rate))  # noqa: E731
         tx = optax.multi_transform({"lora_a": adam(2**-6 * p), "lora_b": adam(2**-6 * q), "head": adam(2**-6)}, labels)
-        step, state = make_step(tuned.loss, tx), init_state(train, tx)
+        step, state = jax.jit(make_step(tuned.loss, tx)), init_state(train, tx)
         losses = []
         for _ in range(3):
             state, metrics = step(state, frozen, tuned.batch, jax.random.key(0))

@@ -228,7 +228,7 @@ def test_sites_lists_every_hook_with_its_shape(make, shape):
     assert {hook for hooks in found.values() for hook in hooks} == set(HOOKS)
     assert found[""] == {"positions": ()}
     assert found["embed"] == {"embed": (50, 16)}
-    assert found["layers/attn/k"] == {"linear": (16, cfg.num_kv_heads * cfg.head_dim),
+    assert found["layers/attn/k"] == {"input": (16,), "linear": (16, cfg.num_kv_heads * cfg.head_dim),
                                       "output": (cfg.num_kv_heads * cfg.head_dim,)}  # fmt: skip
     assert found["layers/attn"]["keys_values"] == (cfg.num_kv_heads, cfg.head_dim)
     assert found["layers/ffn"] == {"activation": (24,), "sublayer": (16,)}

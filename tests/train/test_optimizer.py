@@ -156,18 +156,29 @@ def test_rates_by_depth(optimizer_config):
     assert (updates["params/classifier/kernel"] == -1).all() and (updates["adapters/embed/prompt"] == -1).all()
 
 
-def test_gradual_unfreezing_starts_each_group_fresh(optimizer_config):
-    """A group moves from its epoch on, and its first step is Adam's first: the rate, whatever came before."""
+def test_gradual_unfreezing_starts_each_group_fresh_at_the_runs_own_rate(optimizer_config):
+    """A group moves from its epoch on; its first step is Adam's first: the schedule's rate at that step."""
     labels = {"a": "head", "b": "depth_1", "c": "depth_2"}
     values = dict.fromkeys(labels, jnp.zeros(2))
-    cfg = optimizer_config("adamw", learning_rate=0.1, schedule="constant", warmup=0.0, unfreeze_every=1.0, clip=0.0)
-    tx, _ = make_optimizer(cfg, labels, 12, 3)
+    cfg = optimizer_config("adamw", learning_rate=0.1, schedule="linear", warmup=0.0, unfreeze_every=1.0, clip=0.0)
+    tx, rate = make_optimizer(cfg, labels, 12, 3)
     state, moved = tx.init(values), []
     for step in range(8):
         updates, state = tx.update(jax.tree.map(lambda x, s=step: jnp.full_like(x, 1.0 + s), values), state, values)
         moved.append([float(updates[name][0]) for name in labels])
     for group, start in enumerate((0, 3, 6)):
         assert all(row[group] == 0 for row in moved[:start])
-        np.testing.assert_allclose(moved[start][group], -0.1, rtol=1e-5)
+        np.testing.assert_allclose(moved[start][group], -rate(start), rtol=1e-5)
     with pytest.raises(UserError, match="unfreeze_every=1 is for method=gradual"):
         make_optimizer(cfg, LABELS, 12, 3)
+    with pytest.raises(UserError, match="the last group would start at step 6 of 6; give less"):
+        make_optimizer(cfg, labels, 6, 3)
+
+
+def test_clipping_sees_only_the_groups_that_move(optimizer_config):
+    labels, grads = {"a": "head", "b": "depth_1"}, {"a": jnp.full(4, 0.5), "b": jnp.full(4, 100.0)}
+    cfg = optimizer_config("sgd", learning_rate=1.0, schedule="constant", momentum=0.0, unfreeze_every=1.0, clip=1.0)
+    tx, _ = make_optimizer(cfg, labels, 12, 3)
+    updates, _ = tx.update(grads, tx.init(grads), grads, grad_norm=jnp.float32(200.0))
+    np.testing.assert_allclose(updates["a"], -0.5, rtol=1e-6)
+    assert not updates["b"].any()
