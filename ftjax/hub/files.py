@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from ftjax.errors import UserError
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SHIPPED = ("nano-gpt",)
+SHIPPED = ("nano-gpt", "nano-bert")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TEXT = ("*.json", "*.txt", "*.jinja", "tokenizer.model")
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
