@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ftjax.objectives.base import IGNORE
 
 Tree = Any
-ChunkLoss = Callable[[Tree, jax.Array, jax.Array], tuple[jax.Array, Any]]
+ChunkLoss = Callable[[Tree, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 def cross_entropy(
@@ -36,7 +36,7 @@ def cross_entropy(
 
 
 def chunked(f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array, chunk: int) -> tuple[jax.Array, Any]:
-    """Sum over chunks of positions of `f(variables, hidden [B, m, D], labels [B, m]) -> (loss, metric sums)`.
+    """Sum over chunks of positions of `f(variables, hidden [B, m, D], labels [B, m], number) -> (loss, metric sums)`.
 
     The loss is a scalar, so its gradient needs no cotangent: each chunk's is taken in the forward pass, while its
     logits are there, and only scaled in the backward pass. Against recomputing, that saves one product with the
@@ -44,7 +44,7 @@ def chunked(f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array,
 
     Args:
       hidden: `[B, M, D]`; labels: `[B, M]`, -100 ignored.
-      chunk: positions (over the whole batch) whose logits exist at a time.
+      chunk: positions (over the whole batch) whose logits exist at a time; `number` counts the chunks from 0.
     """
     batch, length = labels.shape
     size = min(max(chunk // batch, 1), length)
@@ -78,21 +78,21 @@ def _scan_sum(step: Callable[[Any], tuple[Tree, Tree]], xs: Tree) -> tuple[Tree,
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_chunks(f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-    return _scan_sum(lambda x: (f(variables, *x), ()), (hidden, labels))[0]
+    return _scan_sum(lambda x: (f(variables, *x), ()), (hidden, labels, jnp.arange(len(labels))))[0]
 
 
 def _forward(f: ChunkLoss, variables: Tree, hidden: Any, labels: Any) -> tuple[Any, Any]:
     train = jax.tree.map(lambda v: v.value if v.perturbed else None, variables)
     frozen = jax.tree.map(lambda v: None if v.perturbed else v.value, variables)
 
-    def loss(train: Tree, h: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
-        return f(jax.tree.map(lambda a, b: b if a is None else a, train, frozen, is_leaf=lambda x: x is None), h, y)
+    def loss(train: Tree, h: jax.Array, y: jax.Array, n: jax.Array) -> tuple[jax.Array, Any]:
+        return f(jax.tree.map(lambda a, b: b if a is None else a, train, frozen, is_leaf=lambda x: x is None), h, y, n)
 
-    def step(x: tuple[jax.Array, jax.Array]) -> tuple[Tree, jax.Array]:
+    def step(x: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Tree, jax.Array]:
         value, (d_train, d_hidden) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(train, *x)
         return (value, jax.tree.map(lambda g: g.astype(jnp.float32), d_train)), d_hidden
 
-    (value, d_train), d_hidden = _scan_sum(step, (hidden.value, labels.value))
+    (value, d_train), d_hidden = _scan_sum(step, (hidden.value, labels.value, jnp.arange(len(labels.value))))
     like = jax.tree.map(lambda v: v.value if v.perturbed else None, variables)
     return value, (d_train, d_hidden, like)
 

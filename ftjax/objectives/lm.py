@@ -57,9 +57,10 @@ def vocabulary_loss(
     examples: jax.Array | None = None,
 ) -> Sums:
     """Sums of cross-entropy over the vocabulary: hidden `[B, M, D]`, labels `[B, M]`; per token, or per example."""
-    training, rngs = key is not None, {} if key is None else {"dropout": key}
+    training = key is not None
 
-    def one(variables: Any, h: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
+    def one(variables: Any, h: jax.Array, y: jax.Array, number: jax.Array) -> tuple[jax.Array, Any]:
+        rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}  # or all chunks would drop alike
         logits = model.apply(variables, h, training, method="logits", rngs=rngs)
         loss, nll = cross_entropy(logits, y, label_smoothing, z_loss)
         if training:

@@ -167,7 +167,7 @@ def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
 
 def _zero_before(start: int) -> optax.GradientTransformation:
     """No gradient before a step: what does not move yet does not count in the norm."""
-    return optax.scale_by_schedule(lambda step: jnp.where(step >= start, 1.0, 0.0))
+    return optax.scale_by_schedule(lambda step: jnp.where(jnp.asarray(step) >= start, 1.0, 0.0))
 
 
 def _start(group: str, every: float, steps_per_epoch: int) -> int:

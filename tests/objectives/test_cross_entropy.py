@@ -38,7 +38,7 @@ def test_smoothing_and_z_loss_by_hand(labels, eps, z):
     np.testing.assert_allclose(loss, np.where(labels == -100, 0, hand), rtol=1e-4, atol=1e-5)
 
 
-def of_chunk(variables, h, y):
+def of_chunk(variables, h, y, number=None):
     logits = h @ variables["w"] + variables["b"]
     loss, nll = cross_entropy(logits, y, 0.1, 0.01)
     return loss.sum(), {"nll": nll.sum()}
@@ -163,3 +163,9 @@ def test_an_adapter_on_the_head_trains_through_chunks(make, close, randomised):
 
     adapters = place({"head": lora}, "lora")
     close(grad(adapters, 6), grad(adapters, 100), rtol=1e-4)
+
+
+def test_chunks_are_numbered():
+    """So that each draws its own dropout."""
+    numbered = lambda variables, h, y, number: (jnp.float32(10) ** number, {})  # noqa: E731
+    assert chunked(numbered, VARIABLES, HIDDEN, jnp.zeros(HIDDEN.shape[:2], int), B)[0] == sum(10**n for n in range(M))
