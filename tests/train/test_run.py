@@ -179,6 +179,20 @@ def epochs_run(configure, tmp_path_factory):
 EPOCHS = {"epochs": 4.0, "optimizer.learning_rate": 0.01}
 
 
+SOFT = {"prompt+top_layers": {"method.prompt.length": 2, "method.top_layers.count": 1},
+        "prefix": {"method.length": 2, "method.hidden": 4}}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", SOFT)
+def test_soft_tokens_prefixes_and_cut_rows_resume(configure, tmp_path, method):
+    config, default = configure("sst2", method, **SOFT[method], epochs=2.0, **{"task.max_length": 30})
+    train(config, default, tmp_path / "whole")
+    with stopped(loop.Log, "progress", lambda call, *_: call == 3):
+        train(config, default, tmp_path / "stopped")
+    train(config, default, tmp_path / "stopped")
+    same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "newest truncated"])
 def test_a_run_resumes_at_an_epochs_end(configure, epochs_run, tmp_path, caplog, damaged):
     config, default = configure("sst2", "full", **EPOCHS)
