@@ -30,6 +30,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -78,8 +79,9 @@ def measure(args: argparse.Namespace) -> None:
         else:
             result = {method: in_process("decomposition", method, folder, args) for method in ("full", "lora")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    command = re.sub(r"--(data|tokenizer|model)=\S+", r"--\1=DIR", " ".join(sys.argv[1:]))
     record = {
-        "kind": args.command, "command": "python -m experiments.speed " + " ".join(sys.argv[1:]), "seed": args.seed,
+        "kind": args.command, "command": "python -m experiments.speed " + command, "seed": args.seed,
         "commit": commit(), "machine": f"{cores} x {processor()}", "load": os.getloadavg()[2],
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
