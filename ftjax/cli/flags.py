@@ -26,9 +26,14 @@ def read_config(values: flags.FlagValues) -> tuple[ConfigDict, ConfigDict]:
     config = values["config"].value
     if config is None:
         raise UserError("give --config=configs/default.py:model=...,task=...,method=...")
-    flag = values["config"]
-    path, _, axes = flag.config_filename.partition(":")  # type: ignore[attr-defined]
+    path, axes = config_file(values)
     return config, run_config(path)(axes)
+
+
+def config_file(values: flags.FlagValues) -> tuple[str, str]:
+    """(file, axes) of the config flag."""
+    path, _, axes = values["config"].config_filename.partition(":")  # type: ignore[attr-defined]
+    return path, axes
 
 
 def run_config(path: str) -> Callable[[str], ConfigDict]:

@@ -5,13 +5,12 @@ trains on. The method and its fields come from the adapter; any other field is s
 """
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from ftjax.cli.flags import define_config, read_config
+from ftjax.cli.flags import config_file, define_config, read_config, run_config
 from ftjax.errors import UserError
 
 
@@ -70,12 +69,12 @@ def _config(values: flags.FlagValues, axes: str) -> Any:
     config, default = read_config(values)
     before = dict(leaves(default))
     changed = {path: value for path, value in leaves(config) if before[path] != value}
-    path, _, given = values["config"].config_filename.partition(":")  # type: ignore[attr-defined]
+    path, given = config_file(values)
     wrong = [f"config.{path}" for path in changed if path.startswith("method.") or path == "model.path"]
     wrong += [item for item in given.split(",") if item.startswith(("model=", "method="))]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: --model and the adapter say it; remove it")
-    new = runpy.run_path(path)["get_config"](",".join(filter(None, (given, axes)))).copy_and_resolve_references()
+    new = run_config(path)(",".join(filter(None, (given, axes))))
     new.update_from_flattened_dict(changed)
     return new
 

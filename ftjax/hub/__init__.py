@@ -100,14 +100,14 @@ def save(
       UserError: a model that no known family can hold, or parameters that are not the model's.
     """
     cfg = model.cfg
-    family = _family(cfg)
+    family = family_of(cfg)
     config = hf_config(family, cfg)
     tensors = names.write(family, model, {**params, "layers": uncut(params["layers"], cfg.num_layers)})
     dtype = str(params["embed"]["tokens"]["embedding"].dtype)
     files.write(Path(directory), {**config, "dtype": dtype, **(extra or {})}, tensors)
 
 
-def _family(cfg: Config) -> Family:
+def family_of(cfg: Config) -> Family:
     if not cfg.causal:
         return bert.FAMILY
     return llama.FAMILY if cfg.positions == "rotary" else gpt2.FAMILY

@@ -48,7 +48,7 @@ def _rows(path: str, weight: Weight, shape: tuple[int, ...]) -> tuple[list[str],
     return [weight.name.format(i=i) for i in layers], row
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
     """Names joined by commas, those that differ only in the layer as one."""
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -95,7 +95,7 @@ def read(
         ],
     }
     if any(problems.values()):
-        raise UserError("; ".join(f"{what}: {_listing(names)}" for what, names in problems.items() if names))
+        raise UserError("; ".join(f"{what}: {listing(names)}" for what, names in problems.items() if names))
     left = [n for n in tensors if n in unused and n not in wanted and n not in family.copies]
     if left:
         log.info("not needed by head=%s, left out: %s", model.cfg.head, ", ".join(left))

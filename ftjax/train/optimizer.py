@@ -181,7 +181,7 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """(transformation, schedule of the base rate) for trainable leaves with these labels (None where frozen).
 
-    Each label is a group with the optimizer of its own and, by `cfg.group_rates` ("head:10,adapter_b:16"), a factor on
+    Each label is a group with the optimizer of its own and, by `cfg.group_rates` ("head:10,lora_b:16"), a factor on
     the rate. Clipping is by the global norm of what trains. `rows` are the model's layers, for `cfg.layer_decay`.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,7 +40,9 @@ def read_start(workdir: Path) -> Start:
     """
     config: Any = read_config(workdir)
     before = read_start(Path(config.warm_start)) if config.get("warm_start") else Start({}, {})
-    leaves = before.leaves | read_best(workdir)
+    mine = read_best(workdir)
+    # in the order of the runs: whole leaves and rows of them may be of different ones
+    leaves = {path: x for path, x in before.leaves.items() if path not in mine} | mine
     return Start(leaves, before.methods | sections(config.method.to_dict()))
 
 
@@ -91,9 +94,13 @@ def build(f: Fields, warm_start: str = "") -> Parts:
             )
     # What of the base was trained is there before a method looks at the base, what a method made comes after it.
     base = {path: x for path, x in start.leaves.items() if path.startswith("params/")}
-    adapters = {path: x for path, x in start.leaves.items() if path not in base}
     parts = parts_of(f, lambda params, rows: put({"params": params}, base, rows, warm_start)["params"])
-    return parts._replace(variables=put(parts.variables, adapters, parts.model.cfg.num_layers, warm_start))
+    found = put(parts.variables, start.leaves, parts.model.cfg.num_layers, warm_start)
+
+    def kept(x: jax.Array, here: jax.Array, label: str) -> jax.Array:
+        return x.astype(here.dtype) if label == tree.FREEZE else x  # what trains goes on in fp32
+
+    return parts._replace(variables=jax.tree.map(kept, found, parts.variables, parts.labels))
 
 
 def _plain(value: Any) -> Any:

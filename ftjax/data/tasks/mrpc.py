@@ -3,7 +3,7 @@
 from typing import Any
 
 from ftjax.data.sources import Row
-from ftjax.data.tasks.table import class_index, load_table
+from ftjax.data.tasks.table import class_index, load_labelled
 from ftjax.data.tasks.task import Labelled, Split, Task
 
 COLUMNS = {"first": "#1 String|sentence1", "second": "#2 String|sentence2", "label": "Quality|label"}
@@ -17,10 +17,7 @@ FILES = {
 
 def load(cfg: Any, split: Split) -> list[Row]:
     """Rows with the roles `first`, `second` and `label`, every label checked."""
-    rows = load_table(cfg, split, COLUMNS, FILES)
-    for row in rows:
-        class_index(row, "label", CLASSES)
-    return rows
+    return load_labelled(cfg, split, COLUMNS, FILES, CLASSES)
 
 
 def example(row: dict[str, str], eos: str) -> Labelled:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ftjax.data.sources import Row
-from ftjax.data.tasks.table import class_index, load_table
+from ftjax.data.tasks.table import class_index, load_labelled
 from ftjax.data.tasks.task import Labelled, Split, Task
 
 COLUMNS = {"text": "sentence|content", "label": "label"}
@@ -17,10 +17,7 @@ FILES = {
 
 def load(cfg: Any, split: Split) -> list[Row]:
     """Rows with the roles `text` and `label`, every label checked."""
-    rows = load_table(cfg, split, COLUMNS, FILES)
-    for row in rows:
-        class_index(row, "label", CLASSES)
-    return rows
+    return load_labelled(cfg, split, COLUMNS, FILES, CLASSES)
 
 
 def example(row: dict[str, str], eos: str) -> Labelled:

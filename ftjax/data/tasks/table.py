@@ -91,6 +91,16 @@ def _line_columns(columns: Mapping[str, str]) -> list[str]:
     return [column.split("|")[0] for column in columns.values()]
 
 
+def load_labelled(
+    cfg: Any, split: Split, defaults: Mapping[str, str], files: Mapping[str, Sequence[str]], classes: Sequence[str]
+) -> list[Row]:
+    """`load_table` of rows with the role `label`, every one of them checked."""
+    rows = load_table(cfg, split, defaults, files)
+    for row in rows:
+        class_index(row, "label", classes)
+    return rows
+
+
 def load_names(cfg: Any, split: Split, defaults: Mapping[str, str]) -> list[Row]:
     """Names from cfg.files, else from the one list in cfg.data, else from the generator.
 

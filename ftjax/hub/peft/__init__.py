@@ -11,7 +11,7 @@ import numpy as np
 
 from ftjax import methods, tree
 from ftjax.errors import UserError
-from ftjax.hub.names import _listing
+from ftjax.hub.names import listing
 from ftjax.hub.peft import adaption, files, ia3, lora, prompts
 from ftjax.hub.peft.kinds import Kind
 from ftjax.hub.peft.modules import HEAD_NAMES, ROOT, TASK_HEAD, Base, base_of, head_keys, head_tensors
@@ -113,7 +113,7 @@ def _read(config: Mapping[str, Any], tensors: dict[str, np.ndarray], base: Base,
 
 
 def _names(keys: list[str]) -> list[str]:
-    return [_listing(keys)] if keys else []
+    return [listing(keys)] if keys else []
 
 
 def _is_base(key: str, value: np.ndarray, base: Base, params: Any) -> bool:

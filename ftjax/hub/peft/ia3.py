@@ -10,7 +10,7 @@ from ftjax.errors import UserError
 from ftjax.hub.peft.files import CONFIG
 from ftjax.hub.peft.kinds import Kind, Read, Shapes, Tensors, Written
 from ftjax.hub.peft.modules import ROOT, Base, Module, as_targets, pattern, targeted
-from ftjax.methods.base import find, in_rows, place
+from ftjax.methods.base import find, in_rows, layer_spans, place
 from ftjax.methods.ia3 import ScaledActivation, ScaledInput, ScaledOutput
 
 OPTIONS = frozenset(("target_modules", "feedforward_modules", "fan_in_fan_out", "modules_to_save", "init_ia3_weights"))
@@ -61,15 +61,10 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
         if None in by_layer:
             adapters[site] = kind(jnp.asarray(by_layer[None]))
             continue
-        runs: list[list[int]] = []
-        for layer in sorted(layer for layer in by_layer if layer is not None):
-            if runs and runs[-1][-1] == layer - 1:
-                runs[-1].append(layer)
-            else:
-                runs.append([layer])
-        for run in runs:
-            path = in_rows(site, (run[0], run[-1] + 1), base.cfg.num_layers)
-            adapters[path] = kind(jnp.asarray(np.stack([by_layer[layer] for layer in run])))
+        rows = base.cfg.num_layers
+        for span in layer_spans([layer for layer in by_layer if layer is not None], rows):
+            stack = np.stack([by_layer[layer] for layer in range(*span)])
+            adapters[in_rows(site, span, rows)] = kind(jnp.asarray(stack))
     beyond_paper = {("layers/attn/q", ScaledOutput), ("layers/attn/o", ScaledInput)} & set(found)
     layers = sorted({module.layer for module in modules if module.layer is not None})
     fields = dict(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.hub import _family
+from ftjax.hub import family_of
 from ftjax.hub.family import Family
 from ftjax.hub.names import OUTSIDE
 from ftjax.hub.peft.files import CONFIG
@@ -66,7 +66,7 @@ def base_of(model: Transformer) -> Base:
 
 @functools.lru_cache(maxsize=8)
 def _base_of(cfg: Config) -> Base:
-    family = _family(cfg)
+    family = family_of(cfg)
     shapes = {path: x.shape for path, x in tree.flatten(abstract(Transformer(cfg))).items()}
     found: dict[str, list[tuple[str, str, int | None, tuple[int, int]]]] = {}
     head = []
