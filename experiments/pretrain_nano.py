@@ -44,8 +44,8 @@ SHAPE: dict[str, Any] = dict(
 )
 GPT = Config(vocab_size=1024, **SHAPE, scan_unroll=-1)
 BERT = Config(
-    vocab_size=2048, **SHAPE, causal=False, norm_first=False, embed_norm=True, activation="gelu", norm_eps=1e-12,
-    token_types=2, head="mlm", scan_unroll=-1, pooling="first",
+    vocab_size=2048, **SHAPE, causal=False, norm_order="post", embed_norm=True, activation="gelu", norm_eps=1e-12,
+    token_types=2, head="mlm", head_bias=True, family="bert", scan_unroll=-1, pooling="first",
 )  # fmt: skip
 
 

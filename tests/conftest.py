@@ -35,15 +35,16 @@ settings.load_profile("repeatable")
 # Without a scan, operations run eagerly are compiled once for all tests: most need no jit at all.
 SIZES = dict(vocab_size=50, hidden_size=16, num_layers=2, max_positions=32, scan_unroll=-1, num_classes=3)
 CONFIGS = {
-    "gpt2": Config(**SIZES, num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24),
+    "gpt2": Config(**SIZES, family="gpt2", num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24),
     "llama": Config(
-        **SIZES, num_heads=4, num_kv_heads=2, head_dim=6, ffn_size=24, norm="rmsnorm", norm_eps=1e-6,
+        **SIZES, family="llama", num_heads=4, num_kv_heads=2, head_dim=6, ffn_size=24, norm="rmsnorm", norm_eps=1e-6,
         positions="rotary", activation="silu", gated=True, qkv_bias=False, out_bias=False, ffn_bias=False,
         tied_head=False, classifier_bias=False,
     ),
     "bert": Config(
-        **SIZES, num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24, causal=False, norm_first=False,
+        **SIZES, family="bert", num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24, causal=False, norm_order="post",
         embed_norm=True, token_types=2, activation="gelu", norm_eps=1e-12, pooling="first", head="mlm",
+        head_bias=True,
     ),
 }  # fmt: skip
 
@@ -73,7 +74,7 @@ def random_like(shapes, seed=0, scale=0.4):
 def _make(name, **overrides):
     cfg = CONFIGS[name].replace(**overrides)
     if cfg.head == "classification" and name == "bert":
-        cfg = cfg.replace(pooler=True)
+        cfg = cfg.replace(pooler="dense", head_bias=False)
     model = Transformer(cfg)
     return Made(model, random_like(abstract(model)))
 

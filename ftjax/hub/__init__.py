@@ -10,14 +10,15 @@ import jax.numpy as jnp
 
 from ftjax.errors import UserError
 from ftjax.hub import bert, files, gpt2, llama, names
-from ftjax.hub.family import Family, config_fields, hf_config
+from ftjax.hub.family import Family, config_of, hf_config
 from ftjax.models.transformer import Transformer
 from ftjax.nn.config import Config
 from ftjax.nn.layers import uncut
 
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert)}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-CHOSEN_BY_LOAD = ("head", "num_classes", "dtype")
+CHOSEN_BY_LOAD = ("head", "num_classes", "dtype", "family", "encoder")
+CLASSIFIERS = ("classification", "tagging")
 
 
 def load(
@@ -35,7 +36,7 @@ def load(
     Args:
       dtype: in which the parameters are stored; None for the file's own (fp16 becomes fp32).
       compute_dtype: of the forward pass (`Config.dtype`).
-      head: 'lm', 'mlm', 'classification' or 'none'; None for what config.json's `architectures` says. The parts of
+      head: one of `Config.head` that the family has; None for what config.json's `architectures` says. The parts of
         another head than that, where the file lacks them, are newly initialised from `seed`, with a logged warning.
       num_classes: of a classifier; 0 for the file's own. Another number than the file's gives a new classifier.
       overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
@@ -59,8 +60,7 @@ def _load(
     family = FAMILIES.get(hf.get("model_type", ""))
     if family is None:
         raise UserError(f"config.json: model_type={hf.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
-    own = next((family.architectures[a] for a in hf.get("architectures") or () if a in family.architectures), None)
-    known = sorted(set(family.architectures.values()))
+    own, known = family.head_of(hf.get("architectures")), sorted(family.heads)
     head = head or own
     if head is None:
         raise UserError(f"config.json: no known head in architectures={hf.get('architectures')}; give head= {known}")
@@ -70,21 +70,20 @@ def _load(
     unknown = sorted(set(overrides) - fields)
     if unknown:
         raise UserError(f"no such override: {', '.join(unknown)}; the fields are {', '.join(sorted(fields))}")
-    if classes and head != "classification":
-        raise UserError(f"num_classes={classes} needs head='classification', this is head={head!r}")
+    if classes and head not in CLASSIFIERS:
+        raise UserError(f"num_classes={classes} needs head {' or '.join(CLASSIFIERS)}, this is head={head!r}")
 
-    options = config_fields(family, hf) | {"head": head, "dtype": compute_dtype}
     tensors = names.normalise(family, files.read_weights(folder))
-    if head == "classification":
-        stored = family.weights["classifier/kernel"].name
-        theirs = tensors[stored].shape[0] if stored in tensors else 0
-        if classes and theirs not in (0, classes):
-            tensors = {name: x for name, x in tensors.items() if not name.startswith(stored.split(".")[0] + ".")}
-            own = None  # another classifier than the file's
+    if head in CLASSIFIERS:
+        stored = family.heads[head].weights["classifier/kernel"].name
+        theirs = tensors[stored].shape[0] if stored in tensors and own == head else 0
+        if theirs != (classes or theirs) or own != head:  # another classifier than the file's
+            own = None
+            tensors = {name: x for name, x in tensors.items() if name.rpartition(".")[0] != stored.rpartition(".")[0]}
         if not (classes or theirs):
-            raise UserError("head='classification' of a checkpoint without a classifier needs num_classes")
-        options |= {**family.classification, "num_classes": classes or theirs}
-    model = Transformer(Config(**options | overrides))
+            raise UserError(f"head={head!r} of a checkpoint without such a head needs num_classes")
+        overrides = {"num_classes": classes or theirs, **overrides}
+    model = Transformer(config_of(family, hf, head, dtype=compute_dtype, **overrides))
     return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed)
 
 
@@ -102,15 +101,19 @@ def save(
     cfg = model.cfg
     family = family_of(cfg)
     config = hf_config(family, cfg)
-    tensors = names.write(family, model, {**params, "layers": uncut(params["layers"], cfg.num_layers)})
+    params = {**params, "layers": uncut(params["layers"], cfg.rows)}
+    if cfg.encoder is not None:
+        params["encoder"] = {**params["encoder"], "layers": uncut(params["encoder"]["layers"], cfg.encoder.rows)}
+    tensors = names.write(family, model, params)
     dtype = str(params["embed"]["tokens"]["embedding"].dtype)
     files.write(Path(directory), {**config, "dtype": dtype, **(extra or {})}, tensors)
 
 
 def family_of(cfg: Config) -> Family:
-    if not cfg.causal:
-        return bert.FAMILY
-    return llama.FAMILY if cfg.positions == "rotary" else gpt2.FAMILY
+    """The family that `Config.family` names; UserError where it is none."""
+    if cfg.family not in FAMILIES:
+        raise UserError(f"Config.family={cfg.family!r} is no checkpoint format; known: {', '.join(FAMILIES)}")
+    return FAMILIES[cfg.family]
 
 
 def tokenizer(path_or_id: str | os.PathLike, vocab_size: int | None = None) -> Any:

@@ -1,5 +1,6 @@
 """What a model family is to us: its config options and its weight names, both read in either direction."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from ftjax.nn.config import Config
 
 log = logging.getLogger(__name__)
 REQUIRED = object()
+LAST_TOKEN = {"pooling": "last", "classifier_bias": False}  # how a causal model of transformers classifies
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -24,36 +26,59 @@ class Weight(NamedTuple):
 
     name: str
     transpose: bool = False  # torch's Linear holds [out, in]
-    part: int = 0  # which of the `parts` equal pieces of the last axis (GPT-2's fused c_attn)
+    part: int = 0  # which of the `parts` equal pieces of our last axis (GPT-2's fused c_attn)
     parts: int = 1
+    lead: bool = False  # has a leading axis of 1 there
+    first: int = 0  # the first layer that has it; ours before are not used
+
+
+class Head(NamedTuple):
+    """What a model of the family has above its body."""
+
+    architectures: tuple[str, ...]  # that have it; the first is the one written
+    weights: Mapping[str, Weight] = {}  # our path -> where, with full names
+    fields: Mapping[str, Any] = {}  # Config fields that never differ under this head
 
 
 class Family(NamedTuple):
-    """One model family of Hugging Face. Names of weights are given as in the model with a head."""
+    """One model family of Hugging Face."""
 
     model_type: str
     prefix: str  # of the body's names, absent in files of the bare model
-    architectures: Mapping[str, str]  # architecture -> head; the first of a head is the one written
+    heads: Mapping[str, Head]  # Config.head -> head
     options: Mapping[str, tuple[str, Any]]  # Config field -> (config.json key, default or REQUIRED)
     unsupported: Mapping[str, Any]  # config.json key -> the only value that we support, also the default
     fixed: Mapping[str, Any]  # Config fields that never differ in this family
-    classification: Mapping[str, Any]  # the same, for its sequence classifier
-    weights: Mapping[str, Weight]  # our path -> where
-    ignored: str  # regular expression of buffers that are no parameters
-    copies: Mapping[str, str]  # names that may repeat another tensor, where the head is tied
-    renamed: Mapping[str, str]  # endings of old files -> today's
+    weights: Mapping[str, Weight]  # of the body: our path -> where, without the prefix
     to_config: Callable[[Mapping[str, Any]], dict[str, Any]]  # config.json -> Config fields that are no plain option
     to_hf: Callable[[Config], dict[str, Any]]  # inverts `to_config`; raises UserError where config.json cannot say it
+    gated: Mapping[str, Weight] = {}  # of the body, what lies elsewhere where the FFN is gated
+    encoder: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  # what the encoder has otherwise
+    ignored: str = ""  # regular expression of buffers and heads that no model of ours has
+    copies: Mapping[str, str] = {}  # names that may repeat another tensor; those of the head, where it is tied
+    renamed: Mapping[str, str] = {}  # endings of old files -> today's
+
+    def places(self, cfg: Config, bare: bool = False) -> dict[str, Weight]:
+        """Where each parameter of a model lives; `bare`, in a file of the body alone."""
+        prefix, body = "" if bare else self.prefix, {**self.weights, **(self.gated if cfg.gated else {})}
+        named = {path: weight._replace(name=prefix + weight.name) for path, weight in body.items()}
+        return named | dict(self.heads[cfg.head].weights)
+
+    def head_of(self, architectures: Any) -> str | None:
+        """The head that config.json's `architectures` name."""
+        return next((h for a in architectures or () for h, head in self.heads.items() if a in head.architectures), None)
 
 
-def linear(path: str, name: str) -> dict[str, Weight]:
+def linear(path: str, name: str, bias: bool = True) -> dict[str, Weight]:
     """A Linear of ours under `path`, of torch under `name`."""
-    return {f"{path}/kernel": Weight(f"{name}.weight", transpose=True), f"{path}/bias": Weight(f"{name}.bias")}
+    kernel = {f"{path}/kernel": Weight(f"{name}.weight", transpose=True)}
+    return kernel | ({f"{path}/bias": Weight(f"{name}.bias")} if bias else {})
 
 
-def layer_norm(path: str, name: str) -> dict[str, Weight]:
-    """A LayerNorm of ours under `path`, of torch under `name`."""
-    return {f"{path}/scale": Weight(f"{name}.weight"), f"{path}/bias": Weight(f"{name}.bias")}
+def norm(path: str, name: str, bias: bool = True) -> dict[str, Weight]:
+    """A norm of ours under `path`, of torch under `name`; an RMSNorm has no bias."""
+    scale = {f"{path}/scale": Weight(f"{name}.weight")}
+    return scale | ({f"{path}/bias": Weight(f"{name}.bias")} if bias else {})
 
 
 def activation(hf: Mapping[str, Any], key: str, default: str) -> str:
@@ -85,8 +110,12 @@ def plain_heads(cfg: Config, model_type: str) -> None:
         )
 
 
-def config_fields(family: Family, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The Config fields of a config.json, but for the head; UserError names every missing or unsupported option."""
+def config_of(family: Family, hf: Mapping[str, Any], head: str, **fields: Any) -> Config:
+    """The Config of a config.json under a head; `fields` replace those of the decoder and of its encoder.
+
+    Raises:
+      UserError: every option that is missing, or one that is not supported.
+    """
     missing = [key for key, default in family.options.values() if default is REQUIRED and hf.get(key) is None]
     if missing:
         raise UserError(f"config.json: {family.model_type} needs {', '.join(missing)}")
@@ -94,12 +123,17 @@ def config_fields(family: Family, hf: Mapping[str, Any]) -> dict[str, Any]:
         if hf.get(key, value) != value:
             raise UserError(f"config.json: {key}={hf[key]!r} is not supported, only {value!r}")
     plain = {field: hf.get(key, default) for field, (key, default) in family.options.items()}
-    return {**family.fixed, **plain, **family.to_config(hf)}
+    found = {**family.fixed, **plain, **family.to_config(hf), "family": family.model_type}
+    cfg = Config(**found | {"head": head} | dict(family.heads[head].fields) | fields)
+    if family.encoder is None:
+        return cfg
+    encoder = Config(**found | {"head": "none"} | family.encoder(hf) | fields)
+    return dataclasses.replace(cfg, encoder=encoder)
 
 
 def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
     """The config.json of `cfg`, but for the dtype; UserError names what this family cannot say."""
-    expected = {**family.fixed, **(family.classification if cfg.head == "classification" else {})}
+    expected = {**family.fixed, **family.heads[cfg.head].fields}
     wrong = [f"{k}={getattr(cfg, k)!r} (always {v!r})" for k, v in expected.items() if getattr(cfg, k) != v]
     if wrong:
         raise UserError(f"a {family.model_type} checkpoint cannot say {', '.join(wrong)}")
@@ -108,12 +142,13 @@ def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
         if hf.setdefault(key, getattr(cfg, field)) != getattr(cfg, field):
             log.warning("config.json has one %s; %s=%s is not written", key, field, getattr(cfg, field))
     said = set(family.options)
-    lost = [f for f in ("embed_dropout", "attention_dropout", "hidden_dropout") if f not in said and getattr(cfg, f)]
+    rates = ("embed_dropout", "attention_dropout", "hidden_dropout", "ffn_dropout", "final_dropout")
+    lost = [field for field in rates if field not in said and getattr(cfg, field)]
     if lost:
         log.warning("a %s config.json has no %s: not written", family.model_type, ", ".join(lost))
-    architecture = next(name for name, head in family.architectures.items() if head == cfg.head)
+    architecture = family.heads[cfg.head].architectures[0]
     hf |= {"model_type": family.model_type, "architectures": [architecture], **family.unsupported, **family.to_hf(cfg)}
-    if cfg.head == "classification":
+    if cfg.head in ("classification", "tagging"):
         names = [f"LABEL_{i}" for i in range(cfg.num_classes)]
         hf |= {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
     return hf

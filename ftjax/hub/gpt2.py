@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftjax.hub.family import (
+    LAST_TOKEN,
     REQUIRED,
     Family,
+    Head,
     Weight,
     activation,
     head_dim,
     hf_activation,
+    linear,
+    norm,
     plain_heads,
 )
 from ftjax.nn.config import Config
@@ -37,7 +41,14 @@ def _attention(leaf: str, name: str) -> dict[str, Weight]:
 FAMILY = Family(
     model_type="gpt2",
     prefix="transformer.",
-    architectures={"GPT2LMHeadModel": "lm", "GPT2ForSequenceClassification": "classification", "GPT2Model": "none"},
+    heads={
+        "lm": Head(("GPT2LMHeadModel",), {"head/kernel": Weight("lm_head.weight", transpose=True)}),
+        "classification": Head(
+            ("GPT2ForSequenceClassification",), linear("classifier", "score", bias=False), LAST_TOKEN
+        ),
+        "tagging": Head(("GPT2ForTokenClassification",), linear("classifier", "classifier")),
+        "none": Head(("GPT2Model",)),
+    },
     options={
         "vocab_size": ("vocab_size", REQUIRED),
         "hidden_size": ("n_embd", REQUIRED),
@@ -59,7 +70,7 @@ FAMILY = Family(
     fixed={
         "causal": True,
         "norm": "layernorm",
-        "norm_first": True,
+        "norm_order": "pre",
         "positions": "learned",
         "token_types": 0,
         "embed_norm": False,
@@ -68,28 +79,21 @@ FAMILY = Family(
         "out_bias": True,
         "ffn_bias": True,
     },
-    classification={"pooler": False, "classifier_bias": False, "pooling": "last"},
     weights={
         "embed/tokens/embedding": Weight("wte.weight"),
         "embed/positions/embedding": Weight("wpe.weight"),
         **_attention("kernel", "weight"),
         **_attention("bias", "bias"),
-        "layers/attn_norm/scale": Weight("h.{i}.ln_1.weight"),
-        "layers/attn_norm/bias": Weight("h.{i}.ln_1.bias"),
-        "layers/ffn_norm/scale": Weight("h.{i}.ln_2.weight"),
-        "layers/ffn_norm/bias": Weight("h.{i}.ln_2.bias"),
+        **norm("layers/attn_norm", "h.{i}.ln_1"),
+        **norm("layers/ffn_norm", "h.{i}.ln_2"),
         "layers/ffn/up/kernel": Weight("h.{i}.mlp.c_fc.weight"),
         "layers/ffn/up/bias": Weight("h.{i}.mlp.c_fc.bias"),
         "layers/ffn/down/kernel": Weight("h.{i}.mlp.c_proj.weight"),
         "layers/ffn/down/bias": Weight("h.{i}.mlp.c_proj.bias"),
-        "final_norm/scale": Weight("ln_f.weight"),
-        "final_norm/bias": Weight("ln_f.bias"),
-        "head/kernel": Weight("lm_head.weight", transpose=True),
-        "classifier/kernel": Weight("score.weight", transpose=True),
+        **norm("final_norm", "ln_f"),
     },
     ignored=r"h\.\d+\.attn\.(bias|masked_bias)",
-    copies={"lm_head.weight": "wte.weight"},
-    renamed={},
+    copies={"lm_head.weight": "transformer.wte.weight"},
     to_config=to_config,
     to_hf=to_hf,
 )

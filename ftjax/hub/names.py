@@ -17,22 +17,23 @@ from ftjax.hub.family import Family, Weight
 from ftjax.hub.files import DTYPES, Stored
 from ftjax.models.transformer import Transformer, abstract
 from ftjax.nn.config import Config
+from ftjax.nn.layers import layered
 
 log = logging.getLogger(__name__)
-OUTSIDE = ("head", "transform", "classifier")  # of the body, whose names have the family's prefix
-HEADS = (*OUTSIDE, "pooler")
+HEADS = ("head", "transform", "classifier", "pooler")  # parts that a file of another head lacks
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def normalise(family: Family, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The tensors under the table's names: no prefix, endings of today, no buffers."""
+    """The tensors under the table's names: with the prefix, endings of today, no buffers."""
+    bare = family.prefix if not any(name.startswith(family.prefix) for name in tensors) else ""
+    above = {weight.name for head in family.heads.values() for weight in head.weights.values()}
     out = {}
     for name, tensor in tensors.items():
-        name = name.removeprefix(family.prefix)
         for old, new in family.renamed.items():
             name = name.replace(old, new) if name.endswith(old) else name
-        if not re.fullmatch(family.ignored, name):
-            out[name] = tensor
+        if not re.fullmatch(family.ignored, name.removeprefix(family.prefix)):
+            out[name if name in above else bare + name] = tensor
     return out
 
 
@@ -43,8 +44,9 @@ def _shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
 
 def _rows(path: str, weight: Weight, shape: tuple[int, ...]) -> tuple[list[str], tuple[int, ...]]:
     """The names of a parameter of ours, one a layer, and the shape that each has in a file."""
-    layers, row = (range(shape[0]), shape[1:]) if path.startswith("layers/") else (range(1), shape)
-    row = row[::-1] if weight.transpose else (*row[:-1], row[-1] * weight.parts)
+    layers, row = (range(weight.first, shape[0]), shape[1:]) if layered(path) else (range(1), shape)
+    row = (*row[:-1], row[-1] * weight.parts)
+    row = (1, *row) if weight.lead else row[::-1] if weight.transpose else row
     return [weight.name.format(i=i) for i in layers], row
 
 
@@ -71,13 +73,15 @@ def read(
       UserError: in one line, every tensor that is missing, unexpected, of a wrong shape or a dtype without gradients.
     """
     shapes = _shapes(model.cfg)
-    places = {p: (family.weights[p], *_rows(p, family.weights[p], s)) for p, s in shapes.items() if p in family.weights}
+    table = family.places(model.cfg)
+    places = {p: (table[p], *_rows(p, table[p], s)) for p, s in shapes.items() if p in table}
     held = {path.split("/")[0] for path, (_, names, _) in places.items() if any(n in tensors for n in names)}
     absent = {part for path in shapes if (part := path.split("/")[0]) in HEADS and part not in held}
     fresh = {path for path in shapes if path.split("/")[0] in absent and (fresh_head or path not in places)}
 
     wanted = {name: row for path, (_, names, row) in places.items() if path not in fresh for name in names}
-    unused = {family.weights[p].name for p in family.weights if p.split("/")[0] in HEADS} | set(family.copies)
+    of_heads = {weight.name for head in family.heads.values() for weight in head.weights.values()}
+    unused = of_heads | set(family.copies)
     problems = {
         "missing": [n for n in wanted if n not in tensors],
         "unexpected": [n for n in tensors if n not in wanted and n not in unused],
@@ -90,7 +94,7 @@ def read(
         "no copy of its tied weight": [
             n
             for n, of in family.copies.items()
-            if {n, of} <= tensors.keys() and n not in wanted and model.cfg.tied_head
+            if {n, of} <= tensors.keys() and n not in wanted and (model.cfg.tied_head or n not in of_heads)
             if not np.array_equal(tensors[n].read(), tensors[of].read())
         ],
     }
@@ -103,7 +107,7 @@ def read(
         log.warning("not in the checkpoint, newly initialised (seed %d): %s", seed, ", ".join(sorted(fresh)))
 
     params = {}
-    embedding = tensors[family.weights["embed/tokens/embedding"].name].dtype
+    embedding = tensors[table["embed/tokens/embedding"].name].dtype
     for path, shape in shapes.items():
         if path in fresh:
             params[path] = _fresh(path, shape, model.cfg.init_std, seed).astype(dtype or _storage(embedding))
@@ -118,12 +122,12 @@ def _storage(dtype: str) -> Any:
 
 
 def _stack(path: str, weight: Weight, rows: list[Stored], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    stack = np.empty(shape, dtype or _storage(rows[0].dtype))
-    targets = stack if path.startswith("layers/") else [stack]
-    for target, row in zip(targets, rows):
+    stack = (np.ones if weight.first else np.empty)(shape, dtype or _storage(rows[0].dtype))
+    targets = stack[weight.first :] if layered(path) else [stack]
+    for target, row in zip(targets, rows, strict=True):
         value = row.read()
-        value = value.T if weight.transpose else np.split(value, weight.parts, -1)[weight.part]
-        target[...] = value.astype(stack.dtype, copy=False)
+        value = np.split(value.T if weight.transpose else value, weight.parts, -1)[weight.part]
+        target[...] = value.reshape(target.shape).astype(stack.dtype, copy=False)
     return jnp.asarray(stack)
 
 
@@ -141,25 +145,24 @@ def write(family: Family, model: Transformer, params: Any) -> dict[str, np.ndarr
     Raises:
       UserError: parameters that are missing, unexpected, of a wrong shape or without a place in this family.
     """
-    shapes = _shapes(model.cfg)
+    shapes, table = _shapes(model.cfg), family.places(model.cfg, bare=model.cfg.head == "none")
     flat = tree.flatten(params)
     problems = {
         "missing": [p for p in shapes if p not in flat],
         "unexpected": [p for p in flat if p not in shapes],
         "of a wrong shape": [p for p in flat if p in shapes and flat[p].shape != shapes[p]],
-        f"without a place in a {family.model_type} checkpoint": [p for p in shapes if p not in family.weights],
+        f"without a place in a {family.model_type} checkpoint": [p for p in shapes if p not in table],
     }
     if any(problems.values()):
         raise UserError("parameters " + "; ".join(f"{k}: {', '.join(v)}" for k, v in problems.items() if v))
     pieces: dict[str, dict[int, np.ndarray]] = {}
     for path, shape in shapes.items():
-        weight = family.weights[path]
-        value = np.asarray(flat[path])
-        names, _ = _rows(path, weight, shape)
-        prefix = "" if model.cfg.head == "none" or path.split("/")[0] in OUTSIDE else family.prefix
-        for name, row in zip(names, value if path.startswith("layers/") else [value]):
-            pieces.setdefault(prefix + name, {})[weight.part] = row.T if weight.transpose else row
-    return {
-        name: parts[0] if len(parts) == 1 else np.concatenate([parts[k] for k in sorted(parts)], -1)
-        for name, parts in pieces.items()
-    }
+        weight, value = table[path], np.asarray(flat[path])
+        for name, row in zip(_rows(path, weight, shape)[0], value[weight.first :] if layered(path) else [value]):
+            pieces.setdefault(name, {})[weight.part] = row
+    tensors = {}
+    for path, shape in shapes.items():
+        for name in _rows(path, table[path], shape)[0]:
+            whole = np.concatenate([piece for _, piece in sorted(pieces[name].items())], -1)
+            tensors[name] = whole.T if table[path].transpose else whole[None] if table[path].lead else whole
+    return tensors

@@ -84,7 +84,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
                 up={"kernel": normal(k2, (*lead, cfg.size, width)), "bias": jnp.zeros((*lead, width))},
                 norm=own_norm if cfg.kind == "lin" else None,
                 act="gelu" if cfg.kind == "houlsby" else "relu",
-                reads_sum=cfg.kind == "pfeiffer" and not ctx.cfg.norm_first,
+                reads_sum=cfg.kind == "pfeiffer" and ctx.cfg.norm_order == "post",
                 eps=ctx.cfg.norm_eps,
             )
     return place(adapters, "adapter")

@@ -1,4 +1,4 @@
-"""Masks, rotary positions and attention. Masks come from (position, segment) alone, never from slot order."""
+"""Masks and attention. Masks come from (position, segment) alone, never from slot order."""
 
 from typing import Any, NamedTuple
 
@@ -7,8 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.nn.config import Config
-from ftjax.nn.core import Linear
+from ftjax.nn.core import Linear, Norm
 from ftjax.nn.hooks import Site, acting, dropout
+from ftjax.nn.positions import rotate
+
+
+class Source(NamedTuple):
+    """Keys and values of the encoder's tokens, which a decoder's layers attend to."""
+
+    k: jax.Array  # [L, B, K, S, hd]
+    v: jax.Array  # [L, B, K, S, hd]
+    segments: jax.Array  # [B, S]
 
 
 class Cache(NamedTuple):
@@ -19,51 +28,75 @@ class Cache(NamedTuple):
     positions: jax.Array  # [B, S], once for all layers
     segments: jax.Array  # [B, S]
     index: jax.Array  # []
+    source: Source | None = None  # of an encoder-decoder
+
+
+class Sight(NamedTuple):
+    """Where queries look."""
+
+    mask: jax.Array  # bool [B, 1, T, S]: who sees whom
+    rotary: tuple[jax.Array, jax.Array] | None  # cos, sin [B, T, hd / 2]
+
+
+class Relative(NamedTuple):
+    """Relative positions. T5: `bias [B, H, T, S]`, added to the scores. DeBERTa: the embeddings of all distances, which
+    each layer projects as it does tokens, and the row of each pair."""
+
+    bias: jax.Array | None = None
+    embeddings: jax.Array | None = None  # [N, D]
+    rows: jax.Array | None = None  # int [B, T, S]
 
 
 class Context(NamedTuple):
     """What every layer of one forward pass shares."""
 
-    mask: jax.Array  # bool [B, 1, T, S]: who sees whom
     real: jax.Array  # bool [B, T]: not padding
-    rotary: tuple[jax.Array, jax.Array] | None  # cos, sin [B, T, hd / 2]
+    everywhere: Sight
+    nearby: Sight | None  # of the layers with a window
+    relative: Relative | None
+    memory: jax.Array | None  # [B, S, D]: what the encoder made of its tokens; None where the cache knows it
+    memory_mask: jax.Array | None  # bool [B, 1, T, S]
     index: jax.Array | None  # the cache's first free slot
     training: bool
     attentions: bool  # return the probabilities
 
 
 def visible(
-    positions: jax.Array, segments: jax.Array, key_positions: jax.Array, key_segments: jax.Array, causal: bool
+    positions: jax.Array,
+    segments: jax.Array,
+    key_positions: jax.Array,
+    key_segments: jax.Array,
+    causal: bool,
+    window: int = 0,
 ) -> jax.Array:
-    """Bool `[B, 1, T, S]`: the same segment, not padding (0), and not later if causal."""
-    same = (segments[:, :, None] == key_segments[:, None, :]) & (segments[:, :, None] != 0)
+    """Bool `[B, 1, T, S]`: the same segment, not padding (0), not later if causal, and less than `window` away."""
+    seen = (segments[:, :, None] == key_segments[:, None, :]) & (segments[:, :, None] != 0)
+    distance = positions[:, :, None] - key_positions[:, None, :]
     if causal:
-        same &= key_positions[:, None, :] <= positions[:, :, None]
-    return same[:, None]
-
-
-def rotary(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin `[B, T, hd / 2]` of rotary position embedding (Su et al. 2021), fp32."""
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = positions[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates `[B, T, H, hd]`, pairing dimension i with i + hd / 2 (the Llama layout)."""
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+        seen &= distance >= 0
+    if window:
+        seen &= jnp.abs(distance) < window
+    return seen[:, None]
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, key: jax.Array | None = None, rate: float = 0.0
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    key: jax.Array | None = None,
+    rate: float = 0.0,
+    *,
+    scale: float = 0.0,
+    bias: jax.Array | None = None,
+    softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """softmax(q k^T / sqrt(hd)) v with grouped heads, softmax in fp32.
+    """softmax(scale q k^T + bias) v with grouped heads, softmax in fp32.
 
     Args:
       q: `[B, T, H, hd]`; k, v: `[B, S, K, hd]`, H a multiple of K; mask: bool, broadcastable to `[B, 1, T, S]`.
       key, rate: dropout on the probabilities where a key is given.
+      scale: 0 for hd ** -0.5; bias: `[B, H, T, S]`; softcap: c of c tanh(scores / c), 0 for none.
     Returns:
       (`[B, T, H, hd]`, probabilities `[B, H, T, S]` before dropout).
     """
@@ -73,7 +106,11 @@ def attend(
     # backend would otherwise feed by copies of the transposed scores.
     q = q.reshape(b, t, kv, h // kv, d).transpose(0, 2, 3, 1, 4).reshape(b, kv, -1, d)
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    scores = jnp.einsum("bkqd,bksd->bkqs", q, k, preferred_element_type=jnp.float32) * d**-0.5
+    scores = jnp.einsum("bkqd,bksd->bkqs", q, k, preferred_element_type=jnp.float32) * (scale or d**-0.5)
+    if bias is not None:
+        scores = scores + bias.reshape(scores.shape)
+    if softcap:
+        scores = softcap * jnp.tanh(scores / softcap)
     if mask is not None:
         by_group = scores.reshape(b, kv, -1, t, s)
         scores = jnp.where(mask[:, :, None], by_group, jnp.finfo(jnp.float32).min).reshape(scores.shape)
@@ -88,10 +125,25 @@ def attend(
     return out.reshape(b, t, h, d), probs
 
 
+def disentangled(q: jax.Array, k: jax.Array, pos_q: jax.Array, pos_k: jax.Array, rows: jax.Array) -> jax.Array:
+    """Content to position and position to content (He et al. 2021, equation 4), unscaled: `[B, H, T, S]`.
+
+    Args:
+      q, k: `[B, T, H, hd]`, `[B, S, H, hd]`; pos_q, pos_k: `[N, H, hd]` of every distance; rows: `[B, T, S]`.
+    """
+    rows = rows[:, None]
+    dot = lambda x, y: jnp.einsum("bthd,nhd->bhtn", x, y, preferred_element_type=jnp.float32)  # noqa: E731
+    to_position = jnp.take_along_axis(dot(q, pos_k), rows, -1)
+    to_content = jnp.take_along_axis(dot(k, pos_q), rows.swapaxes(2, 3), -1)
+    return to_position + to_content.swapaxes(2, 3)
+
+
 class Attention(nn.Module):
-    """Multi-head attention with grouped keys and values. A site of `sublayer`, `keys_values` and `attend`."""
+    """Multi-head attention with grouped keys and values, to the sequence itself or, `cross`, to the encoder's. A site
+    of `sublayer`, `keys_values` and `attend`."""
 
     cfg: Config
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -100,30 +152,55 @@ class Attention(nn.Module):
         """x `[B, T, D]`, kv the whole cache's `[L, B, K, S, hd]` pair -> (y, updated kv, probabilities or None)."""
         cfg, site = self.cfg, Site(self, ctx.training)
         b, t, _ = x.shape
+        linears = {
+            name: Linear(n * cfg.head_dim, cfg.qkv_bias, cfg.dtype, std=cfg.init_std, name=name)
+            for name, n in (("q", cfg.num_heads), ("k", cfg.num_kv_heads), ("v", cfg.num_kv_heads))
+        }
 
-        def project(name: str, heads: int) -> jax.Array:
-            linear = Linear(heads * cfg.head_dim, cfg.qkv_bias, cfg.dtype, std=cfg.init_std, name=name)
-            return linear(x, ctx.training).reshape(b, t, heads, cfg.head_dim)
+        def project(name: str, x: jax.Array) -> jax.Array:
+            y = linears[name](x, ctx.training)
+            split = lambda y: y.reshape(*y.shape[:-1], -1, cfg.head_dim)  # noqa: E731
+            if cfg.qk_norm == "none" or name == "v":
+                return split(y)
+            norm = Norm(cfg, name=f"{name}_norm")
+            return split(norm(y)) if cfg.qk_norm == "all" else norm(split(y))
 
-        q, k, v = project("q", cfg.num_heads), project("k", cfg.num_kv_heads), project("v", cfg.num_kv_heads)
-        if ctx.rotary is not None:
-            q, k = rotate(q, *ctx.rotary), rotate(k, *ctx.rotary)
-        if kv is not None:
-            at: Any = (layer, 0, 0, ctx.index, 0)
-            news = (new.swapaxes(1, 2)[None] for new in (k, v))
-            kv = tuple(jax.lax.dynamic_update_slice(c, new.astype(c.dtype), at) for c, new in zip(kv, news))
-            k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False).swapaxes(1, 2) for c in kv)
-        mask = ctx.mask
+        q, scale = project("q", x), cfg.attention_scale or cfg.head_dim**-0.5
+        bias = None
+        if self.cross:
+            mask: Any = ctx.memory_mask
+            if ctx.memory is None:  # the cache has them
+                k, v = (_row(c, layer) for c in kv)
+            else:
+                k, v = project("k", ctx.memory), project("v", ctx.memory)
+                kv = kv and tuple(_write(c, new, layer, 0) for c, new in zip(kv, (k, v)))
+        else:
+            sight, k, v = self._sight(ctx, layer), project("k", x), project("v", x)
+            mask = sight.mask
+            if sight.rotary is not None:
+                q, k = rotate(q, *sight.rotary), rotate(k, *sight.rotary)
+            if kv is not None:
+                kv = tuple(_write(c, new, layer, ctx.index) for c, new in zip(kv, (k, v)))
+                k, v = (_row(c, layer) for c in kv)
+            if ctx.relative is not None:
+                bias = ctx.relative.bias
+                if ctx.relative.embeddings is not None:
+                    far = [project(name, ctx.relative.embeddings) for name in "qk"]
+                    bias = disentangled(q, k, *far, ctx.relative.rows) * scale
         for adapter in acting(self, "keys_values", cfg.num_kv_heads, cfg.head_dim):
             pk, pv = (jnp.broadcast_to(p.astype(k.dtype), (b, *p.shape[-3:])) for p in adapter.keys_values(site))
             k, v = jnp.concatenate([pk, k], 1), jnp.concatenate([pv, v], 1)
             seen = jnp.broadcast_to(ctx.real[:, None, :, None], (b, 1, t, pk.shape[1]))
             mask = jnp.concatenate([seen, mask], -1)
+            if bias is not None:
+                bias = jnp.concatenate([jnp.zeros((*bias.shape[:3], pk.shape[1]), bias.dtype), bias], -1)
         key = self.make_rng("dropout") if ctx.training and cfg.attention_dropout else None
-        out, probs = attend(q, k, v, mask, key, cfg.attention_dropout)
+        out, probs = attend(
+            q, k, v, mask, key, cfg.attention_dropout, scale=scale, bias=bias, softcap=cfg.attention_softcap
+        )
 
         def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return attend(q, k[None], v[None], None)[0]
+            return attend(q, k[None], v[None], None, scale=scale, softcap=cfg.attention_softcap)[0]
 
         beyond = []
         for adapter in acting(self, "attend", cfg.num_heads, cfg.num_kv_heads, cfg.head_dim):
@@ -139,3 +216,20 @@ class Attention(nn.Module):
         for adapter in acting(self, "sublayer", cfg.hidden_size):
             y = adapter.sublayer(x, y, site)
         return y, kv, probs if ctx.attentions else None
+
+    def _sight(self, ctx: Context, layer: jax.Array) -> Sight:
+        if ctx.nearby is None:
+            return ctx.everywhere
+        if not self.cfg.global_layers:
+            return ctx.nearby
+        everywhere = jnp.isin(layer, jnp.asarray(self.cfg.global_layers))
+        return jax.tree.map(lambda far, near: jnp.where(everywhere, far, near), ctx.everywhere, ctx.nearby)
+
+
+def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, at: jax.Array | int) -> jax.Array:
+    where: Any = (layer, 0, 0, at, 0)
+    return jax.lax.dynamic_update_slice(cache, new.swapaxes(1, 2)[None].astype(cache.dtype), where)
+
+
+def _row(cache: jax.Array, layer: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False).swapaxes(1, 2)

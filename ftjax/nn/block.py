@@ -1,9 +1,11 @@
 """The feed-forward network and the block: one layer of every model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from ftjax.nn.attention import Attention, Context
 from ftjax.nn.config import Config
@@ -22,6 +24,8 @@ class FFN(nn.Module):
         linear = lambda size, name: Linear(size, cfg.ffn_bias, cfg.dtype, std=cfg.init_std, name=name)  # noqa: E731
         h = linear(cfg.ffn_size, "up")(x, training)
         h = act(linear(cfg.ffn_size, "gate")(x, training)) * h if cfg.gated else act(h)
+        if cfg.ffn_dropout:
+            h = site.dropout(h, cfg.ffn_dropout)
         for adapter in acting(self, "activation", cfg.ffn_size):
             h = adapter.activation(h, site)
         y = linear(cfg.hidden_size, "down")(h, training)
@@ -33,19 +37,40 @@ class FFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and FFN with residuals, normed before (`norm_first`) or after (BERT)."""
+    """Attention, attention to the encoder where there is one, and FFN, each with a residual and norms:
+
+    | norm_order | x becomes            | as in                                             |
+    |------------|----------------------|---------------------------------------------------|
+    | pre        | x + f(norm(x))       | GPT-2, Llama, T5                                  |
+    | post       | norm(x + f(x))       | the first Transformer, BERT, GPT, BART            |
+    | sandwich   | x + post(f(norm(x))) | Gemma 2                                           |
+    | reordered  | x + norm(f(x))       | OLMo 2                                            |
+    """
 
     cfg: Config
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, kv: Any, layer: jax.Array) -> tuple[jax.Array, Any, Any]:
         cfg = self.cfg
-        norms = [Norm(cfg.norm, cfg.norm_eps, name=name) for name in ("attn_norm", "ffn_norm")]
-        attn, ffn = Attention(cfg, name="attn"), FFN(cfg, name="ffn")
-        if cfg.norm_first:
-            h, kv, probs = attn(norms[0](x), ctx, kv, layer)
-            x = x + h
-            return x + ffn(norms[1](x), ctx.training), kv, probs
-        h, kv, probs = attn(x, ctx, kv, layer)
-        x = norms[0](x + h)
-        return norms[1](x + ffn(x, ctx.training)), kv, probs
+        own, source = (None, None) if kv is None else (kv[:2], kv[2:])
+        x, own, probs = self._around("attn", x, lambda x: Attention(cfg, name="attn")(x, ctx, own, layer), layer)
+        if cfg.encoder is not None:
+            cross = Attention(cfg, True, name="cross")
+            x, source, _ = self._around("cross", x, lambda x: cross(x, ctx, source, layer), layer)
+        x, _, _ = self._around("ffn", x, lambda x: (FFN(cfg, name="ffn")(x, ctx.training), None, None), layer)
+        return x, None if kv is None else (*own, *source), probs
+
+    def _around(
+        self, name: str, x: jax.Array, sublayer: Callable[[jax.Array], tuple], layer: jax.Array
+    ) -> tuple[jax.Array, Any, Any]:
+        cfg, norm, inner = self.cfg, Norm(self.cfg, name=f"{name}_norm"), x
+        if cfg.norm_order in ("pre", "sandwich"):
+            inner = norm(x)
+            if name == "attn" and not cfg.first_norm:
+                inner = jnp.where(layer == 0, x, inner)
+        h, kv, probs = sublayer(inner)
+        if cfg.norm_order == "sandwich":
+            h = Norm(cfg, name=f"{name}_post_norm")(h)
+        if cfg.norm_order == "reordered":
+            h = norm(h)
+        return norm(x + h) if cfg.norm_order == "post" else x + h, kv, probs

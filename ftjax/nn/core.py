@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ftjax.nn.config import Config
 from ftjax.nn.hooks import Site, acting
 
 ACTIVATIONS = {
@@ -13,6 +14,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
 }
 
 
@@ -84,14 +86,18 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 class Norm(nn.Module):
-    """The model's norm, `layernorm` or `rmsnorm`."""
+    """The model's norm, as the options `norm*` of its config say, over the last axis."""
 
-    kind: str
-    eps: float
+    cfg: Config
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        if self.kind == "rmsnorm":
-            return rms_norm(x, scale, self.eps)
-        return layer_norm(x, scale, self.param("bias", nn.initializers.zeros, x.shape[-1:]), self.eps)
+        cfg, shape = self.cfg, x.shape[-1:]
+        start = nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
+        scale = self.param("scale", start, shape)
+        if cfg.norm_plus_one:
+            scale = 1 + scale.astype(jnp.float32)
+        if cfg.norm == "rmsnorm":
+            return rms_norm(x, scale, cfg.norm_eps)
+        bias = self.param("bias", nn.initializers.zeros, shape) if cfg.norm_bias else jnp.zeros(shape)
+        return layer_norm(x, scale, bias, cfg.norm_eps)

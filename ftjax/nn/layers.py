@@ -20,6 +20,25 @@ Tree = Any
 _ROWS = re.compile(r"(\d+):(\d+)")
 
 
+_STACK = re.compile(r"(?P<above>(?:^|.*/)layers)/(?:(?P<first>\d+):(?P<end>\d+)/)?")
+
+
+def layered(path: str) -> bool:
+    """Whether a leaf or site at this path is one of a layer stack: it has rows."""
+    return _STACK.match(path) is not None
+
+
+def whole_path(path: str) -> str:
+    """The path without the rows of a cut stack: `layers/0:6/attn` -> `layers/attn`."""
+    return _STACK.sub(r"\g<above>/", path, count=1)
+
+
+def span(path: str, rows: int) -> tuple[int, int]:
+    """(first row, end row) that a path of a stack of so many rows is about."""
+    found = _STACK.match(path)
+    return (int(found["first"]), int(found["end"])) if found and found["first"] else (0, rows)
+
+
 def parts(stack: Tree, rows: int) -> list[tuple[tuple[int, int], Tree]]:
     """[((first row, end row), tree)]: one for a whole stack, none for an empty one; what is whole comes first."""
     if not isinstance(stack, Mapping):
@@ -69,6 +88,7 @@ def run_layers(
     carry: Any,
     *,
     rows: int,
+    repeats: int = 1,
     unroll: int = 1,
     remat: bool = False,
 ) -> tuple[Any, Any]:
@@ -77,17 +97,22 @@ def run_layers(
     Args:
       stacks: {collection: stack}, cut or whole; a collection missing in some rows gives `{}` there.
       carry: what flows through the rows (hidden states, the cache).
+      repeats: how often one row is run, where all layers share it (rows = 1).
       unroll: rows per scan iteration; -1 for none of the scan.
       remat: recompute a row's activations in its backward pass.
     Returns:
       (carry, outs stacked over rows).
     """
     pieces = {name: parts(stack, rows) for name, stack in stacks.items()}
+    shared: dict[str, Tree] = {}
     edges = sorted({0, rows, *(edge for found in pieces.values() for span, _ in found for edge in span)})
 
     def body(carry: Any, xs: tuple[jax.Array, dict[str, Tree]]) -> tuple[Any, Any]:
-        return block(carry, *xs)
+        return block(carry, xs[0], shared or xs[1])
 
+    if repeats > 1:
+        shared = {name: jax.tree.map(lambda x: x[0], _take(spans, 0, 1)) for name, spans in pieces.items()}
+        pieces, edges = {}, [0, repeats]
     if remat:
         body = jax.checkpoint(body, prevent_cse=unroll < 0)
     outs = []

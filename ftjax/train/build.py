@@ -189,7 +189,7 @@ def load_model(f: Fields, task: Task) -> tuple[Transformer, Tree]:
             require("model.pooling", cfg.pooling, cfg.pooling in ("first", "last", "mean"), "first, last or mean")
             options["pooling"] = cfg.pooling
             if cfg.pooling == "mean":
-                options["pooler"] = False  # a pooler reads the first token
+                options["pooler"] = "none"  # a pooler reads the first token
     else:
         options["head"] = "lm"
     model, params = hub.load(cfg.path, **options)

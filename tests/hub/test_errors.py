@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 import ftjax
 from ftjax import hub
 from ftjax.errors import UserError
+from ftjax.nn.config import RopeScaling
 from ftjax.hub import files
 
 
@@ -37,7 +38,7 @@ def message(call, *args, **kwargs):
 
 
 @pytest.mark.parametrize("name, option, value", [
-    ("llama", "rope_parameters", {"rope_theta": 1.0, "rope_type": "llama3"}),
+    ("llama", "rope_parameters", {"rope_theta": 1.0, "rope_type": "llama3", "factor": 8.0}),
     ("llama", "hidden_act", "gelu_10"),
     ("llama", "model_type", "mamba"),
     ("llama", "vocab_size", None),
@@ -56,19 +57,21 @@ def test_unsupported_options(copy, name, option, value):
 
 def test_old_rope_options(copy):
     scaled = {"rope_parameters": None, "rope_theta": 77.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
-    assert "rope_scaling" in message(ftjax.load, copy("llama", scaled))
-    assert ftjax.load(copy("llama", scaled | {"rope_scaling": None}))[0].cfg.rope_theta == 77.0
+    cfg = ftjax.load(copy("llama", scaled))[0].cfg
+    assert cfg.rope_theta == 77.0 and cfg.rope_scaling == RopeScaling("linear", 2.0)
+    assert ftjax.load(copy("llama", scaled | {"rope_scaling": None}))[0].cfg.rope_scaling is None
+    assert "rope_scaling" in message(ftjax.load, copy("llama", scaled | {"rope_scaling": {"type": "yarn", "factor": 2}}))
 
 
 def test_all_tensors_at_fault_in_one_line(copy):
     norm, gone = "model.norm.weight", {f"model.layers.{i}.mlp.up_proj.weight": None for i in (0, 1)}
     text = message(ftjax.load, copy("llama", (), gone | {norm: np.ones(7, np.float32), "model.extra": np.ones(1)}))
-    assert "missing: layers.{0,1}.mlp.up_proj.weight;" in text
-    assert "unexpected: extra;" in text and "norm.weight [7] (config.json says [24])" in text
+    assert "missing: model.layers.{0,1}.mlp.up_proj.weight;" in text
+    assert "unexpected: model.extra;" in text and "norm.weight [7] (config.json says [24])" in text
 
 
 def test_more_layers_than_the_config_says(copy):
-    assert "unexpected: h.1.attn.c_attn.bias" in message(ftjax.load, copy("gpt2", {"n_layer": 1}))
+    assert "unexpected: transformer.h.1.attn.c_attn.bias" in message(ftjax.load, copy("gpt2", {"n_layer": 1}))
 
 
 def test_biases_without_attention_bias(copy):
@@ -82,7 +85,7 @@ def test_a_tied_head_that_differs(copy):
 
 def test_integers_as_weights(copy):
     weights = {"model.norm.weight": np.ones(24, np.int8)}
-    assert "not fp32, fp16 or bf16: norm.weight" in message(ftjax.load, copy("llama", (), weights))
+    assert "not fp32, fp16 or bf16: model.norm.weight" in message(ftjax.load, copy("llama", (), weights))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b[:4], lambda b: b"\xff" * 100, lambda b: b""])

@@ -14,7 +14,7 @@ def gpt2(layers, width, heads):
 
 
 def bert(layers, width, heads, **options):
-    encoder = dict(causal=False, norm_first=False, embed_norm=True, token_types=2, activation="gelu", pooling="first")
+    encoder = dict(causal=False, norm_order="post", embed_norm=True, token_types=2, activation="gelu", pooling="first")
     return Config(30522, width, layers, heads, heads, 64, 4 * width, 512, **encoder | options)
 
 
@@ -92,7 +92,7 @@ def test_folded_for_inference():
 def test_gpt2_small_bert_and_smollm():
     assert tree.count(abstract(Transformer(gpt2(12, 768, 12)))) == 124_439_808
     for cfg, count in ((bert(12, 768, 12), 109_482_240), (bert(24, 1024, 16), 335_141_888)):
-        cfg = cfg.replace(head="classification", num_classes=2, pooler=True)
+        cfg = cfg.replace(head="classification", num_classes=2, pooler="dense")
         params = abstract(Transformer(cfg))
         assert tree.count(params) - tree.count(params["classifier"]) == count
     smol = llama(30, 576, 9, 3, 1536, 49154, tied_head=True)

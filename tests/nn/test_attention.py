@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ftjax.nn.attention import attend, rotary, rotate, visible
+from ftjax.nn.attention import attend, visible
+from ftjax.nn.positions import rotary, rotate
 
 
 def plain_attention(q, k, v, mask):
