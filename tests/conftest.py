@@ -47,6 +47,12 @@ CONFIGS = {
         head_bias=True,
     ),
 }  # fmt: skip
+_T5 = dict(
+    **SIZES, family="t5", num_heads=2, num_kv_heads=2, head_dim=6, ffn_size=24, norm="rmsnorm", norm_eps=1e-6,
+    positions="t5", relative_buckets=8, relative_distance=10, attention_scale=1.0, activation="relu", qkv_bias=False,
+    out_bias=False, ffn_bias=False,
+)  # fmt: skip
+T5 = Config(**_T5, head_scale=0.25, encoder=Config(**_T5 | {"num_layers": 3}, causal=False, head="none"))
 
 
 class Made(NamedTuple):
@@ -72,7 +78,7 @@ def random_like(shapes, seed=0, scale=0.4):
 
 @functools.cache
 def _make(name, **overrides):
-    cfg = CONFIGS[name].replace(**overrides)
+    cfg = {**CONFIGS, "t5": T5}[name].replace(**overrides)
     if cfg.head == "classification" and name == "bert":
         cfg = cfg.replace(pooler="dense", head_bias=False)
     model = Transformer(cfg)
@@ -81,7 +87,7 @@ def _make(name, **overrides):
 
 @pytest.fixture(scope="session")
 def make():
-    """make("gpt2" | "llama" | "bert", field=value, ...) -> Made, the same object each time."""
+    """make("gpt2" | "llama" | "bert" | "t5", field=value, ...) -> Made, the same object each time."""
     return _make
 
 
@@ -93,7 +99,7 @@ def randomised():
 
 @pytest.fixture(scope="session", params=list(CONFIGS))
 def shape(request):
-    """The name of each model shape in turn."""
+    """The name of each model shape of one stack in turn."""
     return request.param
 
 

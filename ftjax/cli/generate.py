@@ -1,14 +1,48 @@
 """ftjax generate --workdir=RUN --prompt="..." [--prompt="..."]: continues prompts with a run's best checkpoint.
 
 ftjax generate --model=nano-gpt --prompt="..." uses a model as it is: a shipped one, a hub id or a local directory.
+
+ftjax generate --workdir=RUN --input=FILE.jsonl --output=OUT.jsonl continues every row's `prompt` (any other format of
+--config.task.files will do). A line of OUT.jsonl is the row with `continuations` (texts, the best first), their
+`scores` (a beam's; else log-probabilities) and `tokens`. The same command goes on where a killed one stopped.
 """
 
+import hashlib
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
+from ftjax.decode.options import Options
 from ftjax.errors import UserError
+
+ADDED = ("continuations", "scores", "tokens")
+HELP = {
+    "do_sample": "sample rather than take the likeliest token",
+    "temperature": "of sampling",
+    "top_k": "sample from the k likeliest; 0: from all",
+    "top_p": "sample from the likeliest that hold this share",
+    "min_p": "sample from what has this share of the likeliest one's probability",
+    "repetition_penalty": "scores of tokens that were seen are divided by it",
+    "no_repeat_ngram_size": "no so many tokens in a row twice; 0: no such rule",
+    "min_new_tokens": "no end before so many tokens",
+    "num_return_sequences": "sequences for each prompt: draws, or the best beams",
+    "num_beams": "beams to search",
+    "length_penalty": "a beam's score is its log-probability / length ** this",
+}
+CHOICES = {"false": False, "true": True, "never": "never"}
+
+
+class Start(NamedTuple):
+    """What continues prompts."""
+
+    model: Any
+    params: Any
+    adapters: Any
+    tokenizer: Any
+    wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a prompt's
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -16,39 +50,126 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("workdir", None, "a run's folder", flag_values=values)
     flags.DEFINE_string("model", None, "a model, in place of a run", flag_values=values)
     flags.DEFINE_multi_string("prompt", [], "text to continue; repeat for more", flag_values=values)
+    flags.DEFINE_string("input", None, "a file of rows with a prompt each, in place of --prompt", flag_values=values)
+    flags.DEFINE_string("output", None, "where the answers to --input go, as JSON lines", flag_values=values)
+    flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("do_sample", False, "sample rather than take the likeliest token", flag_values=values)
-    flags.DEFINE_float("temperature", 1.0, "of sampling", flag_values=values)
-    flags.DEFINE_integer("top_k", 0, "sample from the k likeliest; 0: from all", flag_values=values)
-    flags.DEFINE_float("top_p", 1.0, "sample from the likeliest that hold this share", flag_values=values)
+    flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
+    flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
+    flags.DEFINE_integer("decoder_start_token_id", None, "of an encoder-decoder", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of sampling", flag_values=values)
+    flags.DEFINE_enum("early_stopping", "false", [*CHOICES], "when beams are done", flag_values=values)
+    flags.DEFINE_enum("beam_rule", "transformers", ["transformers", "lora"], "whose search", flag_values=values)
+    kinds: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for name, text in HELP.items():
+        default = Options._field_defaults[name]
+        kinds[type(default)](name, default, text, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
-    """Prints each prompt with its continuation."""
-    from ftjax import hub
-    from ftjax.decode.batches import generate_batches
-    from ftjax.train.restore import load_run
-
+    """Prints each prompt with its continuations, or writes them to a file."""
     get: Any = lambda name: values[name].value  # noqa: E731
     if bool(get("workdir")) == bool(get("model")):
         raise UserError("give either --workdir=RUN or --model=NAME")
-    if not get("prompt"):
-        raise UserError("give --prompt=TEXT")
-    if get("workdir"):
-        _, parts = load_run(Path(get("workdir")))
-        model, params, tokenizer = parts.model, parts.variables["params"], parts.tokenizer
-        adapters, around = parts.method.expand(parts.variables["adapters"], params), parts.around
-    else:
-        tokenizer = hub.tokenizer(get("model"))
-        (model, params), adapters, around = hub.load(get("model"), head="lm"), None, None
-    prompts = [tokenizer(text)["input_ids"] or [tokenizer.bos_token_id] for text in get("prompt")]
-    if around:
-        prompts = [around.prompt(tokens) for tokens in prompts]
-    answers = generate_batches(
-        model, params, prompts, adapters=adapters, batch_size=len(prompts), max_new_tokens=get("max_new_tokens"),
-        eos_token_id=tokenizer.eos_token_id, do_sample=get("do_sample"), temperature=get("temperature"),
-        top_k=get("top_k"), top_p=get("top_p"), seed=get("seed"),
+    if bool(get("prompt")) == bool(get("input")):
+        raise UserError("give either --prompt=TEXT or --input=FILE")
+    if bool(get("input")) != bool(get("output")):
+        raise UserError("--input=FILE and --output=FILE go together")
+    if get("stream") and len(get("prompt")) != 1:
+        raise UserError("--stream is for one --prompt")
+    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.stream import stream
+    from ftjax.decode.text import Stops
+
+    start = _load(get("workdir"), get("model"))
+    tokenizer, eos = start.tokenizer, start.tokenizer.eos_token_id
+    stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
+    options: dict[str, Any] = {
+        "max_new_tokens": get("max_new_tokens"), "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
+        "beam_rule": get("beam_rule"), "decoder_start_token_id": get("decoder_start_token_id"),
+        "eos_token_id": [*([] if eos is None else [eos]), *get("stop_id")], **{name: get(name) for name in HELP},
+    }  # fmt: skip
+    if get("input"):
+        _answer_file(start, Path(get("input")), Path(get("output")), get("batch_size"), stops, get("stop"), options)
+        return
+    prompts = [_tokens(start, text, f"--prompt={text!r}") for text in get("prompt")]
+    before = [text if start.model.cfg.encoder is None else "" for text in get("prompt")]
+    if get("stream"):
+        parts = stream(start.model, start.params, prompts[0], adapters=start.adapters, stops=stops, **options)
+        first = next(parts, "")
+        print(before[0] + first, end="", flush=True)
+        for part in parts:
+            print(part, end="", flush=True)
+        print()
+        return
+    answers = continue_batches(
+        start.model, start.params, list(enumerate(prompts)), adapters=start.adapters, stops=stops,
+        batch_size=min(get("batch_size"), len(prompts)), **options,
     )  # fmt: skip
-    for text, tokens in zip(get("prompt"), answers):
-        print(text + tokenizer.decode(tokens, skip_special_tokens=True))
+    for i, found in answers:
+        for sequence in found:
+            print(before[i] + stops.text(sequence.tokens), flush=True)
+
+
+def _load(workdir: str | None, name: str | None) -> Start:
+    from ftjax import hub
+    from ftjax.train.restore import load_run
+
+    if not workdir:
+        model, params = hub.load(name, head="lm")
+        return Start(model, params, None, hub.tokenizer(name), lambda tokens: tokens)
+    _, parts = load_run(Path(workdir))
+    params = parts.variables["params"]
+    adapters = parts.method.expand(parts.variables["adapters"], params)
+    return Start(parts.model, params, adapters, parts.tokenizer, parts.around.prompt if parts.around else list)
+
+
+def _tokens(start: Start, text: str, where: str) -> list[int]:
+    tokens = start.tokenizer(text)["input_ids"] or [start.tokenizer.bos_token_id]
+    if tokens == [None]:
+        raise UserError(f"{where}: an empty prompt, and the tokenizer has no token to begin with (bos)")
+    return start.wrap(tokens)
+
+
+def _answer_file(
+    start: Start, source: Path, output: Path, batch_size: int, stops: Any, strings: list[str], options: dict[str, Any]
+) -> None:
+    import jax
+    import numpy as np
+    from tqdm import tqdm
+
+    from ftjax.data.sources import place, read_rows
+    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.generate import room
+    from ftjax.decode.records import appending, whole_records
+
+    rows, prompts = read_rows(source, ("prompt",)), []
+    most = room(start.model, start.adapters, options["max_new_tokens"])
+    for row in rows:
+        if not isinstance(row.get("prompt"), str):
+            raise UserError(f"{place(row)}: no text under 'prompt'")
+        if taken := [name for name in ADDED if name in row]:
+            raise UserError(f"{place(row)}: has {', '.join(taken)} already, which this command adds; rename them")
+        prompts.append(_tokens(start, row["prompt"], place(row)))
+        if len(prompts[-1]) > most:
+            raise UserError(
+                f"{place(row)}: a prompt of {len(prompts[-1])} tokens; with "
+                f"max_new_tokens={options['max_new_tokens']} there is room for {most}"
+            )
+    weights = 0
+    for x in jax.tree.leaves((start.params, start.adapters)):
+        weights = zlib.crc32(np.asarray(x).tobytes(), weights)
+    made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": weights, "stop": strings}
+    done = whole_records(output, {**options, **made})
+    answers = continue_batches(
+        start.model, start.params, list(enumerate(prompts))[done:], adapters=start.adapters, stops=stops,
+        batch_size=batch_size, **options,
+    )  # fmt: skip
+    progress = tqdm(answers, total=len(rows), initial=done, unit="prompts", disable=None)
+    with appending(output) as add:
+        for i, found in progress:
+            texts = [stops.text(sequence.tokens) for sequence in found]
+            scores, tokens = [sequence.score for sequence in found], [sequence.tokens for sequence in found]
+            add({**rows[i], **dict(zip(ADDED, (texts, scores, tokens)))})
+    print(f"{output}: {len(rows) - done} prompts answered, {done} were there")

@@ -1,22 +1,121 @@
-"""Decoding with a static key-value cache: one prefill, then one compiled loop until every row has ended."""
+"""Continues prompts: greedily, by sampling or by beam search."""
 
-import functools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ftjax import tree
-from ftjax.decode.sampling import Sampling, check, choose
+from ftjax.decode.beam import beam_search
+from ftjax.decode.loop import Prompt, advance, for_steps, row_keys, start
+from ftjax.decode.options import Options, check
+from ftjax.decode.text import Stops
 from ftjax.errors import UserError
-from ftjax.models.transformer import Transformer, empty_cache, shifted, sites
-from ftjax.nn.layers import cut, uncut
+from ftjax.models.transformer import Transformer, shifted, sites
+from ftjax.nn.config import Config
+
+BETWEEN_LOOKS = 8  # tokens decoded before stop strings are looked for
 
 
-def generate(
+class Continuations(NamedTuple):
+    """R sequences of N tokens at most for each of B prompts; the best first where beams were searched."""
+
+    tokens: np.ndarray  # int32 [B, R, N], `pad_token_id` behind the end
+    lengths: np.ndarray  # [B, R], an end included
+    scores: np.ndarray  # fp32 [B, R]: a beam's score; else the log-probability of the tokens under the model
+
+
+class Request(NamedTuple):
+    """Prompts and how to continue them, checked."""
+
+    model: Transformer
+    variables: Any
+    prompt: Prompt
+    examples: np.ndarray  # [B]
+    seed: int
+    new: int
+    ends: tuple[int, ...]
+    pad: int
+    options: Options
+
+
+def generate(model: Transformer, params: Any, input_ids: Any, attention_mask: Any = None, **options: Any) -> jax.Array:
+    """The prompts and their continuations; arguments as for `request` and `continuations`.
+
+    Returns:
+      int32 `[B x num_return_sequences, T + max_new_tokens]`: the prompts as given, then the new tokens; of an
+      encoder-decoder `[..., 1 + max_new_tokens]`, from the decoder's start.
+    """
+    tokens = continuations(model, params, input_ids, attention_mask, **options).tokens
+    first = input_ids if model.cfg.encoder is None else [[options["decoder_start_token_id"]]] * len(tokens)
+    ids = jnp.repeat(jnp.asarray(first, jnp.int32), tokens.shape[1], 0)
+    return jnp.concatenate([ids, tokens.reshape(len(ids), -1)], 1)
+
+
+def continuations(
+    model: Transformer, params: Any, input_ids: Any, attention_mask: Any = None, *, stops: Stops | None = None,
+    **options: Any,
+) -> Continuations:  # fmt: skip
+    """The new tokens and their scores; arguments as for `request`, and `stops`: strings that end a sequence too, with
+    the token that completes one.
+
+    Compiles once per shape and set of options. On CPU a long answer of a larger model comes twice as fast with
+    `scan_unroll=-1`.
+
+    Raises:
+      UserError: as `request`; stop strings for beams.
+    """
+    asked = request(model, params, input_ids, attention_mask, **options)
+    if not asked.options.beams:
+        *_, last = pieces(asked, BETWEEN_LOOKS if stops else asked.new, stops)
+        return last
+    if stops:
+        raise UserError("stop strings do not go with beams: give stop ids (eos_token_id), or num_beams=1")
+    variables = for_steps(model, asked.variables, asked.options.num_beams)
+    tokens, scores = map(np.asarray, beam_search(
+        model, asked.variables, variables, asked.prompt, asked.pad, new=asked.new, options=asked.options,
+        ends=asked.ends,
+    ))  # fmt: skip
+    ended = _ended(tokens, asked.ends)
+    return Continuations(tokens, np.where(ended, ended, asked.new), scores)
+
+
+def pieces(asked: Request, every: int, stops: Stops | None = None) -> Iterator[Continuations]:
+    """What there is of the continuations after every so many tokens, until all have ended. Not by beams."""
+    model, prompt, pad, new, options, ends = asked.model, asked.prompt, asked.pad, asked.new, asked.options, asked.ends
+    n = options.num_return_sequences
+    keys = row_keys(asked.seed, asked.examples, n)
+    variables = for_steps(model, asked.variables, n)
+    state = start(model, asked.variables, prompt, keys, pad, new=new, options=options, ends=ends)
+    looked, lengths = 0, np.zeros(len(keys), int)  # 0: has not ended
+    while looked < new and not lengths.all():
+        until = min(looked + every, new)
+        state = advance(model, variables, prompt, keys, pad, state, until, options=options, ends=ends)
+        tokens = np.asarray(state.tokens)[:, :until]
+        ended = _ended(tokens, ends)
+        if stops:
+            for row in np.flatnonzero(lengths == 0):
+                ended[row] = stops.length(tokens[row, : ended[row] or until].tolist(), looked) or ended[row]
+            state = state._replace(done=jnp.asarray((lengths > 0) | (ended > 0)))
+        lengths, looked = np.where(lengths, lengths, ended), until
+        so_far = np.where(lengths, lengths, until)
+        real = np.arange(new) < so_far[:, None]
+        scores = np.where(real, np.asarray(state.logprobs), 0).sum(1)
+        found = (np.where(real, np.asarray(state.tokens), pad), so_far, scores)
+        yield Continuations(*(x.reshape(-1, n, *x.shape[1:]) for x in found))
+
+
+def _ended(tokens: np.ndarray, ends: tuple[int, ...]) -> np.ndarray:
+    """The length of each sequence up to its first end, 0 without one: `[..., N]` -> `[...]`."""
+    hit = np.isin(tokens, ends)
+    return np.where(hit.any(-1), hit.argmax(-1) + 1, 0)
+
+
+def request(
     model: Transformer,
     params: Any,
     input_ids: Any,
@@ -24,40 +123,40 @@ def generate(
     *,
     adapters: Any = None,
     max_new_tokens: int,
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int = 0,
+    decoder_start_token_id: int | None = None,
     seed: int = 0,
     example_ids: Any = None,
-) -> jax.Array:
-    """Continues prompts, greedily or by sampling.
-
-    Compiles once per shape. On CPU a long answer of a larger model comes twice as fast with `scan_unroll=-1`.
+    **options: Any,
+) -> Request:
+    """Checks and lays out what is to be continued.
 
     Args:
-      input_ids: int `[B, T]`, padded left or right as `attention_mask` says.
+      input_ids: int `[B, T]`, padded left or right as `attention_mask` says; of an encoder-decoder, the encoder's.
       attention_mask: `[B, T]`, 0 on padding; None for none.
       adapters: the `adapters` collection in its site form, or None.
       max_new_tokens: fewer where every row meets an `eos_token_id` (kept) before; `pad_token_id` fills what is left.
-      temperature, top_k, top_p: only with `do_sample`; see `ftjax.decode.sampling`.
-      seed, example_ids: row b draws from (seed, example_ids[b]) alone, whatever else is in the batch; `[B]`, by
-        default the row numbers.
-    Returns:
-      int32 `[B, T + max_new_tokens]`: the prompts as given, then the new tokens.
+      decoder_start_token_id: of an encoder-decoder: what its decoder continues.
+      seed, example_ids: sequence r of row b is drawn from (seed, example_ids[b], r) alone, whatever else is in the
+        batch; `[B]`, by default the row numbers.
+      options: the fields of `ftjax.decode.options.Options`.
     Raises:
       UserError: a model that is no causal language model, an empty prompt, more positions than the model has, or
-        a sampling option out of range.
+        an option out of range or at odds with another.
     """
-    how = Sampling(do_sample, temperature, top_k, top_p)
-    check(how)
     cfg = model.cfg
     if not cfg.causal or cfg.head != "lm":
         raise UserError(f"generate needs a causal model with head='lm', got causal={cfg.causal}, head={cfg.head!r}")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if (cfg.encoder is None) != (decoder_start_token_id is None):
+        raise UserError(
+            f"decoder_start_token_id={decoder_start_token_id}: give one to an encoder-decoder, and to no other model"
+        )
+    ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id or ())
+    how = Options(**options)
+    check(how, ends, max_new_tokens)
     ids = np.asarray(input_ids, np.int32)
     mask = np.ones_like(ids) if attention_mask is None else (np.asarray(attention_mask) != 0).astype(np.int32)
     if ids.ndim != 2 or mask.shape != ids.shape:
@@ -66,27 +165,44 @@ def generate(
     if not lengths.all():
         raise UserError(f"row {int(np.argmin(lengths))} of the prompts has no token")
     variables = {"params": params, **({"adapters": adapters} if adapters else {})}
-    last = int(lengths.max()) + max_new_tokens - 1
     if adapters:
-        _check(model, adapters, ids)
-        last = shifted(model, variables, last, len(ids))
-    if last >= cfg.max_positions:
+        _check_adapters(model, adapters, ids)
+    longest, most = int(lengths.max()), room(model, adapters, max_new_tokens, len(ids))
+    if longest > most:
         raise UserError(
-            f"the longest prompt ({int(lengths.max())} tokens) and max_new_tokens={max_new_tokens} need {last + 1} "
-            f"positions, the model has {cfg.max_positions}"
+            f"the longest prompt has {longest} tokens; with max_new_tokens={max_new_tokens} there is room for {most}"
         )
-    ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id or ())
-    rows = np.arange(len(ids)) if example_ids is None else np.asarray(example_ids, np.int32)
-    key = jax.random.key(seed)
-    return _generate(model, variables, ids, mask, rows, key, pad_token_id, new=max_new_tokens, how=how, ends=ends)
+    examples = np.arange(len(ids)) if example_ids is None else np.asarray(example_ids, np.int32)
+    left = np.argsort(mask, 1, kind="stable")  # padding first, then the tokens in their order
+    packed = (jnp.asarray(np.take_along_axis(x, left, 1)) for x in (ids, mask))
+    one = jnp.ones((len(ids), 1), jnp.int32)
+    prompt = Prompt(*packed) if cfg.encoder is None else Prompt(one * decoder_start_token_id, one, *packed)
+    return Request(model, variables, prompt, examples, seed, max_new_tokens, ends, pad_token_id, how)
 
 
-def _check(model: Transformer, adapters: Any, ids: np.ndarray) -> None:
+def room(model: Transformer, adapters: Any, max_new_tokens: int, rows: int = 1) -> int:
+    """How many tokens a prompt may have, by the positions of the model and what the adapters take of them.
+
+    Raises:
+      UserError: not even one.
+    """
+    cfg, variables = model.cfg, {"params": {}, "adapters": adapters or {}}
+    free = _positions(cfg) - shifted(model, variables, 0, rows) - max_new_tokens
+    if free < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens} leaves no room in the model's {cfg.max_positions} positions")
+    return free if cfg.encoder is None else _positions(cfg.encoder)
+
+
+def _positions(cfg: Config) -> int:
+    return sys.maxsize if cfg.positions == "t5" else cfg.max_positions  # relative ones go on
+
+
+def _check_adapters(model: Transformer, adapters: Any, ids: np.ndarray) -> None:
     """UserError for what would silently be the base model: an adapter where no site asks for it or in trained form, and
     a soft prompt whose virtual ids were forgotten."""
     known = sites(model)
     for key, adapter in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
-        path = re.sub(r"^layers/\d+:\d+/", "layers/", tree.path_name(key[:-1]))
+        path = re.sub(r"\blayers/\d+:\d+/", "layers/", tree.path_name(key[:-1]))
         if not any(hasattr(adapter, hook) for hook in known.get(path, ())):
             raise UserError(
                 f"adapters: nothing at {path or 'the root'!r} asks for a {type(adapter).__name__}; give the model's own"
@@ -97,60 +213,3 @@ def _check(model: Transformer, adapters: Any, ids: np.ndarray) -> None:
             raise UserError(
                 f"the adapters have a soft prompt, whose virtual ids (from {first}) are not in every prompt"
             )
-
-
-def _unrolled(model: Transformer, variables: Any) -> Any:
-    """The variables with each layer's parameters apart: a step then reads them in place, where a scan on CPU first
-    copies every layer's slice (GPT-2 small: half the time a token, for 8 s more of compilation)."""
-    rows, params = model.cfg.num_layers, variables["params"]
-    return {**variables, "params": {**params, "layers": cut(uncut(params["layers"], rows), rows, range(1, rows))}}
-
-
-@functools.partial(jax.jit, static_argnames=("model", "new", "how", "ends"))
-def _generate(
-    model: Transformer,
-    variables: Any,
-    ids: jax.Array,
-    mask: jax.Array,
-    rows: jax.Array,
-    key: jax.Array,
-    pad: jax.Array,
-    *,
-    new: int,
-    how: Sampling,
-    ends: tuple[int, ...],
-) -> jax.Array:
-    b, t = ids.shape
-    step_variables = _unrolled(model, variables) if model.cfg.scan_unroll < 0 else variables
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-    lengths = mask.sum(1)
-    stop = jnp.asarray(ends, jnp.int32)
-
-    def token(hidden: jax.Array, step: jax.Array | int) -> jax.Array:
-        logits: Any = model.apply(variables, hidden, method="logits")
-        return choose(logits, how, keys, step)
-
-    def ended(tokens: jax.Array) -> jax.Array:
-        return (tokens[:, None] == stop).any(-1)
-
-    cache = empty_cache(model.cfg, b, t + new - 1)
-    out: Any = model.apply(variables, ids, mask, cache=cache, method="hidden")
-    newest = t - 1 - jnp.argmax(mask[:, ::-1], 1)  # the last real token
-    first = token(jnp.take_along_axis(out.last_hidden, newest[:, None, None], 1)[:, 0], 0)
-    tokens = jnp.full((b, new), pad, jnp.int32).at[:, 0].set(first)
-
-    def going(state: Any) -> jax.Array:
-        step, _, done, _ = state
-        return (step < new) & ~done.all()
-
-    def advance(state: Any) -> Any:
-        step, tokens, done, cache = state
-        fed = jax.lax.dynamic_index_in_dim(tokens, step - 1, 1)
-        at = (lengths + step - 1)[:, None]
-        out: Any = model.apply(step_variables, fed, position_ids=at, cache=cache, method="hidden")
-        chosen = jnp.where(done, pad, token(out.last_hidden[:, 0], step))
-        tokens = jax.lax.dynamic_update_index_in_dim(tokens, chosen, step, 1)
-        return step + 1, tokens, done | ended(chosen), out.cache
-
-    _, tokens, _, _ = jax.lax.while_loop(going, advance, (1, tokens, ended(first), out.cache))
-    return jnp.concatenate([ids, tokens], 1)

@@ -9,13 +9,33 @@ from typing import Any
 import jax.numpy as jnp
 
 from ftjax.errors import UserError
-from ftjax.hub import bert, files, gpt2, llama, names
+from ftjax.hub import (
+    albert,
+    bert,
+    deberta,
+    electra,
+    files,
+    gemma,
+    gpt,
+    gpt2,
+    llama,
+    mistral,
+    modernbert,
+    names,
+    olmo,
+    qwen,
+    roberta,
+)
 from ftjax.hub.family import Family, config_of, hf_config
 from ftjax.models.transformer import Transformer
 from ftjax.nn.config import Config
 from ftjax.nn.layers import uncut
 
-FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert)}
+_MODULES = (gpt, gpt2, llama, mistral, olmo, bert, roberta, electra, albert, deberta, modernbert)
+FAMILIES = {
+    family.model_type: family
+    for family in (*(module.FAMILY for module in _MODULES), roberta.XLM, *qwen.FAMILIES, *gemma.FAMILIES)
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 CHOSEN_BY_LOAD = ("head", "num_classes", "dtype", "family", "encoder")
 CLASSIFIERS = ("classification", "tagging")
@@ -59,7 +79,8 @@ def _load(
 ) -> tuple[Transformer, Any]:
     family = FAMILIES.get(hf.get("model_type", ""))
     if family is None:
-        raise UserError(f"config.json: model_type={hf.get('model_type')!r} is not one of {', '.join(FAMILIES)}")
+        images = " (with images)" if "vision_config" in hf else ""
+        raise UserError(f"config.json: model_type={hf.get('model_type')!r}{images} is not one of {', '.join(FAMILIES)}")
     own, known = family.head_of(hf.get("architectures")), sorted(family.heads)
     head = head or own
     if head is None:
@@ -101,10 +122,7 @@ def save(
     cfg = model.cfg
     family = family_of(cfg)
     config = hf_config(family, cfg)
-    params = {**params, "layers": uncut(params["layers"], cfg.rows)}
-    if cfg.encoder is not None:
-        params["encoder"] = {**params["encoder"], "layers": uncut(params["encoder"]["layers"], cfg.encoder.rows)}
-    tensors = names.write(family, model, params)
+    tensors = names.write(family, model, {**params, "layers": uncut(params["layers"])})
     dtype = str(params["embed"]["tokens"]["embedding"].dtype)
     files.write(Path(directory), {**config, "dtype": dtype, **(extra or {})}, tensors)
 

@@ -1,6 +1,6 @@
 """BART (Lewis et al. 2020) and mBART (Liu et al. 2020): names and options of the encoder-decoders.
 
-Learned positions begin at row 2 of their tables. BART norms after each sublayer, mBART before, with one more at the end.
+Learned positions begin at row 2 of their tables. BART norms after each sublayer, mBART before, and once at the end.
 """
 
 from collections.abc import Mapping

@@ -16,13 +16,13 @@ def to_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     return {**shape(hf), **rope(hf), "qkv_bias": bias, "out_bias": bias}
 
 
-def shape(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """Heads and activation, with their defaults."""
+def shape(hf: Mapping[str, Any], key: str = "hidden_act", act: str = "silu") -> dict[str, Any]:
+    """Heads and activation (of that key), with their defaults."""
     heads = hf["num_attention_heads"]
     return {
         "num_kv_heads": hf.get("num_key_value_heads") or heads,
         "head_dim": hf.get("head_dim") or head_dim(hf["hidden_size"], heads),
-        "activation": activation(hf, "hidden_act", "silu"),
+        "activation": activation(hf, key, act),
     }
 
 
@@ -127,6 +127,7 @@ OPTIONS = {
     "init_std": ("initializer_range", 0.02),
     "tied_head": ("tie_word_embeddings", False),
 }
+QK_NORMS = {f"layers/attn/{x}_norm/scale": Weight(f"layers.{{i}}.self_attn.{x}_norm.weight") for x in "qk"}
 FAMILY = Family(
     model_type="llama",
     prefix="model.",

@@ -27,7 +27,7 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 def normalise(family: Family, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """The tensors under the table's names: with the prefix, endings of today, no buffers."""
     bare = family.prefix if not any(name.startswith(family.prefix) for name in tensors) else ""
-    above = {weight.name for head in family.heads.values() for weight in head.weights.values()}
+    above = {weight.name for head in family.heads.values() for weight in head.weights.values()} | set(family.copies)
     out = {}
     for name, tensor in tensors.items():
         for old, new in family.renamed.items():

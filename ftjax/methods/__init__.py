@@ -136,7 +136,7 @@ def trainable_leaves(method: Method, cfg: Any, ctx: Context) -> tuple[Any, bool]
     Raises:
       UserError: the method does not apply to the model.
     """
-    rows = ctx.cfg.num_layers
+    rows = ctx.cfg.rows
 
     def variables(params: Any) -> Any:
         adapters = method.init(ctx._replace(params=params), cfg, jax.random.key(0))

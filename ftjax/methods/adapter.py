@@ -71,9 +71,10 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         raise UserError(
             "method.layers: houlsby trains the norms of all layers; take lin or pfeiffer, or leave it empty"
         )
-    width, rows, adapters = ctx.cfg.hidden_size, ctx.cfg.num_layers, {}
-    paths = [p for p in hooked(ctx, "sublayer") if cfg.kind == "houlsby" or p.endswith("/ffn")]
+    adapters: dict[str, Any] = {}
+    paths = {p: w for p, w in hooked(ctx, "sublayer").items() if cfg.kind == "houlsby" or p.endswith("/ffn")}
     for path in paths:
+        ((width,), rows) = paths[path], ctx.rows(path)
         for span in layer_spans(cfg.layers, rows):
             lead = (span[1] - span[0],)
             key, k1, k2 = jax.random.split(key, 3)
@@ -92,7 +93,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
 
 def labels(variables: Any, cfg: Any) -> Any:
     """The adapters train, and, of the base, Houlsby's layer norms."""
-    norms = [(r"^params/layers/.*norm/(scale|bias)$", "norm")] if cfg.kind == "houlsby" else []
+    norms = [(r"^params/(encoder/)?layers/.*norm/(scale|bias)$", "norm")] if cfg.kind == "houlsby" else []
     return tree.label(variables, [(r"^adapters/.*/adapter/", "adapter"), *norms, ("", tree.FREEZE)])
 
 
@@ -102,7 +103,7 @@ def expand(adapters: Any, params: Any) -> Any:
     def with_norm(found: Found) -> dict[str, Any]:
         if not found.adapter.reads_sum:
             return {found.path: found.adapter}
-        norm = canonical(params)["layers"]["ffn_norm"]
+        norm = (canonical(params) if found.site.startswith("layers/") else params["encoder"])["layers"]["ffn_norm"]
         return {found.path: found.adapter.replace(norm={name: x[found.rows] for name, x in norm.items()})}
 
     return replace(adapters, Bottleneck, with_norm)

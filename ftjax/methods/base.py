@@ -9,17 +9,17 @@ import jax
 from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.nn.config import Config
-from ftjax.nn.layers import uncut
+from ftjax.nn.layers import layered, span, uncut, whole_path
 
 Tree = Any
 Sites = dict[str, tuple[int, ...]]  # site path -> shape of the hook
 ALIASES = {
-    "attention": r"attn/[qkvo]",
+    "attention": r"(attn|cross)/[qkvo]",
     "mlp": r"ffn/[^/]+",
-    "all_linear": r"layers/(attn/[qkvo]|ffn/[^/]+)",
+    "all_linear": r"layers/((attn|cross)/[qkvo]|ffn/[^/]+)",
 }
+ALL: Any = None  # rows: to the end
 STARTS = ("the base", "near the base", "another model")
-_ROWS = re.compile(r"layers/(?:(\d+):(\d+)/)?")
 
 
 def _needs(what: str) -> Any:
@@ -37,6 +37,11 @@ class Context(NamedTuple):
     encode: Callable[[str], list[int]] = lambda text: _needs("tokenizer")  # text -> ids, no special tokens
     unknown: int | None = None  # the id of what the vocabulary does not have
     classes: tuple[str, ...] = ()  # names, of a classification task
+
+    def rows(self, path: str) -> int:
+        """How many rows the layer stack has that a site is of."""
+        stack = self.cfg.encoder if self.cfg.encoder is not None and path.startswith("encoder/") else self.cfg
+        return stack.rows
 
 
 class Template(NamedTuple):
@@ -198,10 +203,8 @@ def find(adapters: Tree, kind: type | tuple[type, ...]) -> Iterator[Found]:
     for key, leaf in jax.tree_util.tree_leaves_with_path(adapters, is_leaf=lambda x: not isinstance(x, Mapping)):
         if isinstance(leaf, kind):
             path = tree.path_name(key)
-            site = path.rpartition("/")[0]
-            match = _ROWS.match(site)
-            rows = slice(int(match[1]), int(match[2])) if match and match[1] else slice(None)
-            yield Found(path, _ROWS.sub("layers/", site, count=1), rows, leaf)
+            rows = slice(*span(path, ALL)) if layered(path) else slice(None)
+            yield Found(path, whole_path(path).rpartition("/")[0], rows, leaf)
 
 
 def replace(adapters: Tree, kind: type | tuple[type, ...], f: Callable[[Found], Mapping[str, Any]]) -> Tree:
@@ -222,7 +225,7 @@ def replace(adapters: Tree, kind: type | tuple[type, ...], f: Callable[[Found], 
 
 def canonical(params: Tree) -> Tree:
     """Parameters with a whole layer stack."""
-    return {**params, "layers": uncut(params["layers"], 0)}
+    return {**params, "layers": uncut(params["layers"])}
 
 
 def change(params: dict[str, jax.Array], path: str, rows: slice, f: Callable[[jax.Array], jax.Array]) -> None:

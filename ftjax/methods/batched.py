@@ -7,7 +7,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ftjax import tree
 from ftjax.errors import UserError
+from ftjax.nn.layers import layered
 
 ROWWISE = {  # how many leading arguments of a hook have one row an example
     "input": 1, "linear": 2, "output": 1, "activation": 1, "sublayer": 2, "keys_values": 0, "attend": 2, "embed": 2,
@@ -55,7 +57,7 @@ def batched(adapters: Sequence[Any], index: Any) -> Any:
         raise UserError(f"the adapters' index runs from {index.min()} to {index.max()}, there are {len(adapters)}")
 
     def join(path: Any, *each: Any) -> PerExample:
-        axis = int(str(getattr(path[0], "key", "")) == "layers")  # behind the layers, which the scan takes off
+        axis = int(layered(tree.path_name(path)))  # behind the layers, which the scan takes off
         together = jax.tree.map(lambda *xs: jnp.stack(xs, axis), *each)
         if not axis:
             return PerExample(together, index)

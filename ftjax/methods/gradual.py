@@ -1,30 +1,29 @@
 """Gradual unfreezing: the head first, then a layer more at a time (Howard & Ruder 2018, ULMFiT, section 3.3).
 
 The stack is cut into its rows, and each is an optimizer group of its own, `depth_1` (the top layer) to `depth_L`, then
-`depth_{L+1}` (the embeddings); `optimizer.unfreeze_every` says after how many epochs the next one starts to move. All
-gradients are computed from the start. With `optimizer.layer_decay=0.385` (1 / 2.6) and the schedule
-`slanted_triangular` it is ULMFiT's recipe.
+`depth_{L+1}` (the embeddings and, of an encoder-decoder, the encoder); `optimizer.unfreeze_every` says after how many
+epochs the next one starts to move. All gradients are computed from the start. With `optimizer.layer_decay=0.385`
+(1 / 2.6) and the schedule `slanted_triangular` it is ULMFiT's recipe.
 """
 
-import re
 from typing import Any
 
 from ftjax import tree
 from ftjax.methods.base import Method, no_adapters
+from ftjax.methods.top_layers import STACK
+from ftjax.nn.layers import span
 
 
 def labels(variables: Any, cfg: Any) -> Any:
     """Groups by depth below the head; what comes after the stack moves with the head."""
-    found = [re.match(r"params/layers/(?:\d+:(\d+)/)?", path) for path in tree.flatten(variables)]
-    rows = max((int(m[1] or 1) for m in found if m), default=0)
+    rows = max(span(path, 1)[1] for path in tree.flatten(variables) if path.startswith(STACK))
 
     def of(path: str, _: Any) -> str:
         if not path.startswith("params/"):
             return tree.FREEZE
-        if path.startswith("params/embed/"):
+        if path.startswith(("params/embed/", "params/encoder/")):
             return f"depth_{rows + 1}"
-        cut = re.match(r"params/layers/(?:(\d+):\d+/)?", path)
-        return f"depth_{rows - int(cut[1] or 0)}" if cut else "head"
+        return f"depth_{rows - span(path, rows)[0]}" if path.startswith(STACK) else "head"
 
     return tree.map_paths(of, variables)
 

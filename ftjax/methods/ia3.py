@@ -71,7 +71,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
       UserError: an unknown definition, a layer that is not there.
     """
     choose("definition", cfg.definition, ("paper", "peft"))
-    outputs, inputs = ["attn/[kv]"], []
+    outputs, inputs = ["(attn|cross)/[kv]"], []
     if cfg.definition == "peft":
         if not ctx.cfg.causal:
             inputs = ["attn/o"]
@@ -81,11 +81,10 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     chosen |= {path: (ScaledActivation, shape) for path, shape in hooked(ctx, "activation").items()}
     if inputs:
         chosen |= {path: (ScaledInput, shape) for path, shape in match_sites(hooked(ctx, "input"), inputs).items()}
-    rows = ctx.cfg.num_layers
     adapters = {
-        in_rows(path, span, rows): kind(jnp.ones((span[1] - span[0], *shape)))
+        in_rows(path, span, ctx.rows(path)): kind(jnp.ones((span[1] - span[0], *shape)))
         for path, (kind, shape) in chosen.items()
-        for span in layer_spans(cfg.layers, rows)
+        for span in layer_spans(cfg.layers, ctx.rows(path))
     }
     return place(adapters, "ia3")
 

@@ -63,20 +63,18 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     gate = cfg.gate or ("head" if paper else "scalar")
     choose("gate", gate, ("head", "scalar"))
     positive("length", cfg.length)
-    rows = ctx.cfg.num_layers
+    rows = ctx.cfg.rows
     count = cfg.count or rows
     positive("count", count, rows)
-    adapters = {}
-    for path, (heads, _, head_dim) in hooked(ctx, "attend").items():
-        key, sub = jax.random.split(key)
-        adapters[in_rows(path, (rows - count, rows), rows)] = LLaMAAdapter(
-            prompts=jax.random.normal(sub, (count, cfg.length, ctx.cfg.hidden_size)),
-            gate=jnp.zeros((count, heads if gate == "head" else 1)),
-            head_dim=head_dim,
-            tanh=paper if cfg.tanh is None else cfg.tanh,
-            beyond=not paper and ctx.cfg.positions == "learned",
-        )
-    return place(adapters, "llama_adapter")
+    heads, _, head_dim = hooked(ctx, "attend")["layers/attn"]
+    adapter = LLaMAAdapter(
+        prompts=jax.random.normal(jax.random.split(key)[1], (count, cfg.length, ctx.cfg.hidden_size)),
+        gate=jnp.zeros((count, heads if gate == "head" else 1)),
+        head_dim=head_dim,
+        tanh=paper if cfg.tanh is None else cfg.tanh,
+        beyond=not paper and ctx.cfg.positions == "learned",
+    )
+    return place({in_rows("layers/attn", (rows - count, rows), rows): adapter}, "llama_adapter")
 
 
 def labels(variables: Any, cfg: Any) -> Any:

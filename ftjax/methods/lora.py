@@ -6,7 +6,7 @@ Trainable parameters: sum over sites of R (in + out); DoRA adds out.
 
 - `rslora`: s = alpha / sqrt(R) (Kalajdzievski 2023).
 - `dora`: y = m (x W + s x A B) / |W + s A B| by output column, m = |W| at first, the norm without a gradient (Liu
-  et al. 2024, eq. 5 and section 4.3).
+  et al. 2024, eq. 5 and section 4.3). Of the embedding the columns are the D features, over the vocabulary.
 - `pissa`: s A B starts as the R largest singular directions of W, and W without them is frozen (Meng et al. 2024). Here
   W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported.
 - LoRA+ (Hayou et al. 2024): A and B are the optimizer groups `lora_a` and `lora_b`: optimizer.group_rates=lora_b:16.
@@ -42,12 +42,34 @@ from ftjax.methods.base import (
 )
 from ftjax.nn.core import matmul
 from ftjax.nn.hooks import Site
+from ftjax.nn.layers import layered
 
-QKV = "layers/attn/qkv"
+QKV, TABLE = "layers/attn/qkv", "embed/tokens/embedding"
+
+
+class LowRank:
+    """What A, B and scale of a linear site and of the embedding stand for: a change of the kernel, or of the table."""
+
+    a: jax.Array
+    b: jax.Array
+    scale: jax.Array
+
+    def delta(self) -> jax.Array:
+        """What is added to the kernel: A diag(scale) B, fp32, `[..., in, out]`."""
+        a, b, scale = (x.astype(jnp.float32) for x in (self.a, self.b, self.scale))
+        return (a * scale[..., None, :]) @ b
+
+    def norm(self, kernel: jax.Array) -> jax.Array:
+        """|W + A diag(scale) B| by output column `[..., out]`, without the sum: |W|^2 + 2 <W^T A, B> + |A B|^2."""
+        w, a, b = (x.astype(jnp.float32) for x in (kernel, self.a, self.b))
+        a = a * self.scale.astype(jnp.float32)[..., None, :]
+        cross = jnp.sum((a.mT @ w) * b, -2)
+        low = jnp.sum(b * ((a.mT @ a) @ b), -2)
+        return jnp.sqrt(jnp.sum(jnp.square(w), -2) + 2 * cross + low)
 
 
 @flax.struct.dataclass
-class LoRA:
+class LoRA(LowRank):
     """One site's A and B. `scale` carries s by column, so that alpha, rank masks and gates are data."""
 
     a: jax.Array  # [in, R], or [L, in, R] in the stack
@@ -70,32 +92,25 @@ class LoRA:
         norm = jax.lax.stop_gradient(self.norm(kernel))
         return (y * (self.magnitude / norm)).astype(y.dtype)
 
-    def delta(self) -> jax.Array:
-        """What is added to the kernel: A diag(scale) B, fp32, `[..., in, out]`."""
-        a, b, scale = (x.astype(jnp.float32) for x in (self.a, self.b, self.scale))
-        return (a * scale[..., None, :]) @ b
-
-    def norm(self, kernel: jax.Array) -> jax.Array:
-        """|W + A diag(scale) B| by output column `[..., out]`, without the sum: |W|^2 + 2 <W^T A, B> + |A B|^2."""
-        w, a, b = (x.astype(jnp.float32) for x in (kernel, self.a, self.b))
-        a = a * self.scale.astype(jnp.float32)[..., None, :]
-        cross = jnp.sum((a.mT @ w) * b, -2)
-        low = jnp.sum(b * ((a.mT @ a) @ b), -2)
-        return jnp.sqrt(jnp.sum(jnp.square(w), -2) + 2 * cross + low)
-
 
 @flax.struct.dataclass
-class LoRAEmbedding:
-    """A and B of the token embedding."""
+class LoRAEmbedding(LowRank):
+    """A and B of the token embedding; its columns are those of the table `[V, D]`."""
 
     a: jax.Array  # [V, R]
     b: jax.Array  # [R, D]
     scale: jax.Array  # [R]
+    magnitude: jax.Array | None = None  # [D], DoRA's m
+    columns: jax.Array | None = None  # [D], |E + A diag(scale) B|: of the whole table, so that `expand` sets it
 
     def embed(self, ids: jax.Array, h: jax.Array, site: Site) -> jax.Array:
-        """h + s A[ids] B; ids `[B, T]`, h `[B, T, D]`."""
-        low = self.a[ids] * self.scale
-        return h + matmul(low, self.b).astype(h.dtype)
+        """h + s A[ids] B, of DoRA times m by its norm; ids `[B, T]`, h `[B, T, D]`."""
+        h_new = h + matmul(self.a[ids] * self.scale, self.b)
+        if self.magnitude is not None:
+            if self.columns is None:
+                raise UserError("a DoRA of the embedding in trained form: bring it to site form by Method.expand first")
+            h_new = h_new * (self.magnitude / self.columns)
+        return h_new.astype(h.dtype)
 
 
 def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
@@ -119,19 +134,19 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         raise UserError(f"method.dropout={cfg.dropout}: give 0 or more, below 1")
     ranks = by_pattern("method.rank_pattern", cfg.rank_pattern, sites, cfg.rank, whole=True)
     alphas = by_pattern("method.alpha_pattern", cfg.alpha_pattern, sites, cfg.alpha)
-    flat, rows, adapters = tree.flatten(ctx.params), ctx.cfg.num_layers, {}
+    flat, adapters = tree.flatten(ctx.params), {}
     if min(alphas.values()) <= 0:
         raise UserError(f"method.alpha={min(alphas.values()):g}: give more than 0")
     for path, shape in sites.items():
-        rank, most = int(ranks[path]), min(shape)
+        rank, most, rows = int(ranks[path]), min(shape), ctx.rows(path)
         if not 1 <= rank <= most:
             raise UserError(f"method.rank={rank}: {path} is {shape[0]} x {shape[1]}; give 1..{most}")
         s = alphas[path] / (rank**0.5 if cfg.rslora else rank)
-        if path == "embed" and (cfg.dora or cfg.pissa):
-            raise UserError("method.targets: the embedding takes plain LoRA only, neither dora nor pissa")
-        for span in layer_spans(cfg.layers, rows) if path.startswith("layers/") else [(0, rows)]:
+        if path == "embed" and cfg.pissa:
+            raise UserError("method.pissa: the embedding takes plain LoRA or dora; leave embed out of method.targets")
+        for span in layer_spans(cfg.layers, rows) if layered(path) else [(0, rows)]:
             key, sub = jax.random.split(key)
-            lead = (span[1] - span[0],) if path.startswith("layers/") else ()
+            lead = (span[1] - span[0],) if layered(path) else ()
             kernel = None
             if cfg.dora or cfg.pissa:
                 kernel = _kernel(flat, path)
@@ -141,10 +156,11 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
 
 
 def _kernel(flat: dict[str, jax.Array], path: str) -> jax.Array:
-    """The kernel of a site, fp32; of `qkv`, and of a tied head, what stands for one."""
+    """The kernel of a site, fp32; of `qkv`, the embedding and a tied head what stands for one."""
     names = [path.removesuffix("qkv") + name for name in "qkv"] if path == QKV else [path]
-    if path == "head" and "head/kernel" not in flat:
-        return flat["embed/tokens/embedding"].T.astype(jnp.float32)
+    if path == "embed" or (path == "head" and "head/kernel" not in flat):
+        table = flat[TABLE].astype(jnp.float32)
+        return table if path == "embed" else table.T
     return jnp.concatenate([flat[f"{name}/kernel"].astype(jnp.float32) for name in names], -1)
 
 
@@ -161,10 +177,11 @@ def _new(
     size_in, size_out = shape
     scale = jnp.full((*lead, rank), s)
     if path == "embed":
-        return LoRAEmbedding(jnp.zeros((size_in, rank)), jax.random.normal(key, (rank, size_out)), scale)
+        lora: Any = LoRAEmbedding(jnp.zeros((size_in, rank)), jax.random.normal(key, (rank, size_out)), scale)
+        return lora if kernel is None else lora.replace(magnitude=lora.norm(kernel))
     bound = size_in**-0.5
     a = jax.random.uniform(key, (*lead, size_in, rank), minval=-bound, maxval=bound)
-    lora: Any = LoRA(
+    lora = LoRA(
         a=a,
         b=jnp.zeros((*lead, rank, size_out)),
         scale=scale,
@@ -187,10 +204,15 @@ def labels(variables: Any, cfg: Any) -> Any:
 
 
 def expand(adapters: Any, params: Any) -> Any:
-    """`qkv` as three adapters that share A; PiSSA's start as further, negative rank."""
+    """`qkv` as three adapters that share A; PiSSA's start as further, negative rank; the norms of DoRA's embedding."""
 
     def site_form(found: Found) -> dict[str, Any]:
         lora = found.adapter
+        if isinstance(lora, LoRAEmbedding):
+            if lora.magnitude is None:
+                return {found.path: lora}
+            columns = lora.norm(params["embed"]["tokens"]["embedding"])
+            return {found.path: lora.replace(columns=jax.lax.stop_gradient(columns))}
         if lora.start is not None:
             a0, b0 = (jax.lax.stop_gradient(x) for x in lora.start)
             a, b = jnp.concatenate([lora.a, a0], -1), jnp.concatenate([lora.b, b0], -2)
@@ -204,7 +226,7 @@ def expand(adapters: Any, params: Any) -> Any:
         at = found.path.removesuffix("qkv/lora")
         return {f"{at}{name}/lora": lora.replace(b=b, magnitude=m) for name, b, m in zip("qkv", bs, ms)}
 
-    return replace(adapters, LoRA, site_form)
+    return replace(adapters, (LoRA, LoRAEmbedding), site_form)
 
 
 def _projection(params: Any, name: str) -> jax.Array:
@@ -220,7 +242,7 @@ def merge(params: Any, adapters: Any) -> Any:
     params = canonical(params)
     flat = tree.flatten(params)
 
-    def merged(lora: LoRA, w: jax.Array) -> jax.Array:
+    def merged(lora: LoRA | LoRAEmbedding, w: jax.Array) -> jax.Array:
         new = w + lora.delta()
         return new if lora.magnitude is None else new * (lora.magnitude / lora.norm(w))[..., None, :]
 
@@ -233,10 +255,7 @@ def merge(params: Any, adapters: Any) -> Any:
                 f"cannot merge the LoRA at {found.site}: the embedding and the head are one matrix (tied), and only"
                 " one of the two is adapted; export the adapter"
             )
-        if embedding:
-            change(flat, "embed/tokens/embedding", slice(None), lambda w, x=lora: w + (x.a * x.scale) @ x.b)
-        else:
-            change(flat, name, found.rows, lambda w, x=lora: merged(x, w))
+        change(flat, TABLE if embedding else name, found.rows, lambda w, x=lora: merged(x, w))
     return tree.unflatten(flat)
 
 

@@ -91,7 +91,8 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
       UserError: a template without its slots, an unknown definition, an odd width for the LSTM.
     """
     length = sum(p for p in pieces(cfg) if isinstance(p, int))
-    vocab, width = hooked(ctx, "embed")["embed"]
+    site = "encoder/embed" if ctx.cfg.encoder else "embed"
+    vocab, width = hooked(ctx, "embed")[site]
     key, sub = jax.random.split(key)
     embedding = jax.random.normal(sub, (length, width))
     if cfg.definition == "peft":
@@ -117,7 +118,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
                 "bias_h": (4 * half,),
             }
             layer[direction] = {n: _uniform(k, half, *shape) for k, (n, shape) in zip(keys, shapes.items())}
-    return place({"embed": PromptEncoder(embedding, lstm, mlp, vocab)}, "p_tuning")
+    return place({site: PromptEncoder(embedding, lstm, mlp, vocab)}, "p_tuning")
 
 
 def _uniform(key: jax.Array, fan: int, *shape: int) -> jax.Array:
@@ -126,7 +127,7 @@ def _uniform(key: jax.Array, fan: int, *shape: int) -> jax.Array:
 
 def labels(variables: Any, cfg: Any) -> Any:
     """The encoder trains."""
-    return tree.label(variables, [(r"^adapters/embed/p_tuning/", "p_tuning"), ("", tree.FREEZE)])
+    return tree.label(variables, [(r"^adapters/(encoder/)?embed/p_tuning/", "p_tuning"), ("", tree.FREEZE)])
 
 
 def expand(adapters: Any, params: Any) -> Any:

@@ -5,7 +5,8 @@ take a share of the softmax.
 
 `definition = 'paper'` (section 4.3): the prefix is an MLP of P embeddings, D -> hidden -> tanh -> 2 L K hd, folded
 into plain keys and values for inference. Trained: P D + (D + 1) hidden + (hidden + 1) 2 L K hd; kept: 2 P L K hd.
-`'peft'`: the keys and values themselves, from N(0, 1).
+An encoder-decoder has three: for the encoder, for the decoder's attention to itself and for that to the encoder.
+`'peft'`: the keys and values themselves, from N(0, 1), none for an encoder that a decoder follows.
 `init = 'words'`: the base's keys and values of the words of `method.text` (section 7.4); the MLP is fitted to them
 first, by 500 steps on the squared error, as in the authors' code.
 """
@@ -86,18 +87,25 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     positive("length", cfg.length)
     if bool(cfg.text) != (cfg.init == "words"):
         raise UserError("method.text and method.init='words' go together: the words to start from")
-    ((path, (heads, head_dim)),) = hooked(ctx, "keys_values").items()
-    shape, target = (ctx.cfg.num_layers, heads, head_dim), None
+    target = None
     if cfg.init == "words":
+        if ctx.cfg.encoder is not None or ctx.cfg.shared_layers:
+            raise UserError("method.init='words' needs one stack of layers with weights of their own; take random")
         ids = tokens(ctx, "method.text", cfg.text)
         target = Prefix(*ctx.keys_values((ids * cfg.length)[: cfg.length]))
-    shift = {"": Shift(cfg.length)}
-    if cfg.definition == "peft":
-        random = unpack(jax.random.normal(key, (cfg.length, 2 * shape[0] * heads * head_dim)), *shape)
-        return place({path: target or random, **shift}, "prefix")
-    positive("hidden", cfg.hidden)
-    mlp = _mlp(ctx.cfg.hidden_size, cfg.length, cfg.hidden, shape, key)
-    return place({"": mlp if target is None else _fitted(mlp, target)}, "prefix")
+    if cfg.definition == "paper":
+        positive("hidden", cfg.hidden)
+    adapters: dict[str, Any] = {}
+    for path, (heads, head_dim) in hooked(ctx, "keys_values").items():
+        key, sub = jax.random.split(key)
+        shape = (ctx.rows(path), heads, head_dim)
+        if cfg.definition == "paper":
+            mlp = _mlp(ctx.cfg.hidden_size, cfg.length, cfg.hidden, shape, sub)
+            adapters[path.replace("layers/", "")] = mlp if target is None else _fitted(mlp, target)
+        elif path.startswith("layers/"):
+            random = unpack(jax.random.normal(sub, (cfg.length, 2 * shape[0] * heads * head_dim)), *shape)
+            adapters |= {path: target or random, "": Shift(cfg.length)}
+    return place(adapters, "prefix")
 
 
 def _mlp(width: int, length: int, hidden: int, shape: tuple[int, int, int], key: jax.Array) -> PrefixMLP:
@@ -134,14 +142,18 @@ def _fitted(mlp: PrefixMLP, target: Prefix) -> PrefixMLP:
 
 def labels(variables: Any, cfg: Any) -> Any:
     """The prefix, or the MLP that makes it, trains."""
-    return tree.label(variables, [(r"^adapters/(layers/attn/)?prefix/", "prefix"), ("", tree.FREEZE)])
+    return tree.label(variables, [(r"^adapters/(.*/)?prefix/", "prefix"), ("", tree.FREEZE)])
 
 
 def expand(adapters: Any, params: Any) -> Any:
     """The MLP folded into keys and values, and the shift of the positions."""
 
     def fold(found: Found) -> dict[str, Any]:
-        return {"layers/attn/prefix": found.adapter.fold(), "prefix": Shift(len(found.adapter.embedding))}
+        *stack, attention = found.site.split("/")  # attn, cross or encoder/attn
+        made = {"/".join((*stack, "layers", attention, "prefix")): found.adapter.fold()}
+        if attention == "attn":  # whose text stands behind it
+            made["/".join((*stack, "prefix"))] = Shift(len(found.adapter.embedding))
+        return made
 
     return replace(adapters, PrefixMLP, fold)
 

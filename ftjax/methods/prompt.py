@@ -47,7 +47,8 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     choose("init", cfg.init, INITS)
     if cfg.text and cfg.init != "text":
         raise UserError(f"method.text is for method.init='text', this is {cfg.init!r}")
-    vocab, width = hooked(ctx, "embed")["embed"]
+    site = "encoder/embed" if ctx.cfg.encoder else "embed"  # the text that an encoder-decoder is given
+    vocab, width = hooked(ctx, "embed")[site]
     table = ctx.params["embed"]["tokens"]["embedding"]
     if cfg.init == "random":
         rows = jax.random.uniform(key, (cfg.length, width), minval=-0.5, maxval=0.5)
@@ -65,7 +66,7 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
             )
         sampled = table[jax.random.choice(key, min(COMMONEST, vocab), (left,), replace=False)]
         rows = jnp.concatenate([*[row[None] for row in named], sampled])
-    return place({"embed": SoftPrompt(rows.astype(jnp.float32), vocab)}, "prompt")
+    return place({site: SoftPrompt(rows.astype(jnp.float32), vocab)}, "prompt")
 
 
 def _class_rows(ctx: Context, table: jax.Array) -> list[jax.Array]:
@@ -77,7 +78,7 @@ def _class_rows(ctx: Context, table: jax.Array) -> list[jax.Array]:
 
 def labels(variables: Any, cfg: Any) -> Any:
     """The rows train."""
-    return tree.label(variables, [(r"^adapters/embed/prompt/rows$", "prompt"), ("", tree.FREEZE)])
+    return tree.label(variables, [(r"^adapters/(encoder/)?embed/prompt/rows$", "prompt"), ("", tree.FREEZE)])
 
 
 def template(cfg: Any, model: Config) -> Template:

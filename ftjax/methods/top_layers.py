@@ -3,27 +3,27 @@
 Below them nothing runs backward. Trainable parameters: those of k layers; the norm after the last layer is not of it.
 """
 
-import re
 from typing import Any
 
 from ftjax import tree
 from ftjax.methods.base import Context, Method, no_adapters, positive
+from ftjax.nn.layers import span
+
+STACK = "params/layers/"  # of an encoder-decoder, the decoder's: the encoder is below it
 
 
 def init(ctx: Context, cfg: Any, key: Any) -> dict:
     """No adapters; UserError where `cfg.count` is not 1..L."""
-    positive("count", cfg.count, ctx.cfg.num_layers)
+    positive("count", cfg.count, ctx.cfg.rows)
     return no_adapters(ctx, cfg, key)
 
 
 def labels(variables: Any, cfg: Any) -> Any:
     """`backbone` for the parameters of the stack's last rows."""
-    ends = [re.match(r"params/layers/(\d+):\d+/", path) for path in tree.flatten(variables)]
-    first = max((int(m[1]) for m in ends if m), default=0)
+    first = max(span(path, 0)[0] for path in tree.flatten(variables) if path.startswith(STACK))
 
     def of(path: str, _: Any) -> str:
-        cut = re.match(r"params/layers/(?:(\d+):\d+/)?", path)
-        return "backbone" if cut and int(cut[1] or 0) == first else tree.FREEZE
+        return "backbone" if path.startswith(STACK) and span(path, 0)[0] == first else tree.FREEZE
 
     return tree.map_paths(of, variables)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ftjax.errors import UserError
 from ftjax.nn import hooks
 from ftjax.nn.attention import Cache, Context, Relative, Sight, Source, visible
-from ftjax.nn.block import Block
+from ftjax.nn.block import Block, Conv
 from ftjax.nn.config import Config
 from ftjax.nn.core import Embed, Linear, Norm
 from ftjax.nn.hooks import Site, acting
@@ -112,6 +112,8 @@ class Stack(nn.Module):
             self.relative = RelativePositions(cfg)
         if self.is_initializing():  # a cut stack is not what the initializer would make: only then
             self.param("layers", self._init_layers)
+            if cfg.conv_size:
+                self.param("conv", self._init_conv)
         if cfg.norm_order != "post":
             self.final_norm = Norm(cfg)
 
@@ -160,7 +162,7 @@ class Stack(nn.Module):
             training=training,
             attentions=output_attentions,
         )
-        x, kv, hidden, probs = self._run(x, kv, ctx, output_hidden_states)
+        x, kv, hidden, probs = self._run(x, kv, ctx, segments, output_hidden_states)
         if cfg.norm_order != "post":
             x = self.final_norm(x)
         if cfg.final_dropout:
@@ -192,19 +194,33 @@ class Stack(nn.Module):
         init = lambda k: Block(cfg, parent=None).init(k, x, ctx, None, 0)["params"]  # noqa: E731
         return jax.vmap(init)(jax.random.split(key, cfg.rows))
 
-    def _run(self, x: jax.Array, kv: Any, ctx: Context, collect: bool) -> tuple[jax.Array, Any, Any, Any]:
+    def _init_conv(self, key: jax.Array) -> Any:
+        x = jnp.zeros((1, 1, self.cfg.hidden_size), self.cfg.dtype)
+        return Conv(self.cfg, parent=None).init(key, x, x, jnp.ones((1, 1), jnp.int32), False)["params"]
+
+    def _run(
+        self, x: jax.Array, kv: Any, ctx: Context, segments: jax.Array, collect: bool
+    ) -> tuple[jax.Array, Any, Any, Any]:
         cfg = self.cfg
         apply: Any = Block(cfg, parent=None).apply
         adapters = self.variables.get("adapters", {}).get("layers", {})
         stacks = {"params": self.get_variable("params", "layers"), "adapters": adapters}
         key = self.make_rng("dropout") if ctx.training else None
         path = "/".join((*self.path, "layers"))
+        conv = self.get_variable("params", "conv")
+
+        def convolved(x: jax.Array, y: jax.Array) -> jax.Array:
+            rngs = None if key is None else {"dropout": jax.random.fold_in(key, cfg.num_layers)}
+            apply: Any = Conv(cfg, parent=None).apply
+            return apply({"params": conv}, x, y, segments, ctx.training, rngs=rngs)
 
         def body(carry: Any, layer: jax.Array, row: Any) -> tuple[Any, Any]:
             x, kv = carry
             rngs = None if key is None else {"dropout": jax.random.fold_in(key, layer)}
             with hooks.under(path):
                 y, kv, probs = apply(row, x, ctx, kv, layer, rngs=rngs)
+            if cfg.conv_size:
+                y = jax.lax.cond(layer == 0, convolved, lambda x, y: y, x, y)
             return (y, kv), (x if collect else None, probs)
 
         unroll = cfg.scan_unroll if kv is None else 1

@@ -159,9 +159,8 @@ class Transformer(Stack):
     def classify(self, x: jax.Array, training: bool = False) -> jax.Array:
         """Scores of pooled vectors or of tokens: `[..., D]` -> `[..., C]` (of replaced tokens: `[...]`), fp32."""
         cfg, site = self.cfg, Site(self, training)
-        if cfg.pooler_dropout:
-            x = site.dropout(x, cfg.pooler_dropout)
         if cfg.pooler != "none":
+            x = site.dropout(x, cfg.pooler_dropout) if cfg.pooler_dropout else x
             dense = cfg.pooler == "dense"
             x = ACTIVATIONS[cfg.pooler_activation](self.pooler(x, training)) if dense else self.transform(x)
         if cfg.classifier_dropout:

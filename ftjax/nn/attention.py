@@ -185,7 +185,9 @@ class Attention(nn.Module):
             if ctx.relative is not None:
                 bias = ctx.relative.bias
                 if ctx.relative.embeddings is not None:
-                    far = [project(name, ctx.relative.embeddings) for name in "qk"]
+                    table = ctx.relative.embeddings
+                    table = site.dropout(table, cfg.hidden_dropout) if cfg.hidden_dropout else table
+                    far = [project(name, table) for name in "qk"]
                     bias = disentangled(q, k, *far, ctx.relative.rows) * scale
         for adapter in acting(self, "keys_values", cfg.num_kv_heads, cfg.head_dim):
             pk, pv = (jnp.broadcast_to(p.astype(k.dtype), (b, *p.shape[-3:])) for p in adapter.keys_values(site))

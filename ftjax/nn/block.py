@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ftjax.nn.attention import Attention, Context
 from ftjax.nn.config import Config
-from ftjax.nn.core import ACTIVATIONS, Linear, Norm
+from ftjax.nn.core import ACTIVATIONS, Linear, Norm, matmul
 from ftjax.nn.hooks import Site, acting
 
 
@@ -34,6 +34,30 @@ class FFN(nn.Module):
         for adapter in acting(self, "sublayer", cfg.hidden_size):
             y = adapter.sublayer(x, y, site)
         return y
+
+
+class Conv(nn.Module):
+    """norm(y + act(conv(x))): what a convolution of the first layer's input adds to its output, in DeBERTa v2 (its
+    reference implementation). Padding and other segments are zeros to it."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array, segments: jax.Array, training: bool) -> jax.Array:
+        """x, y `[B, T, D]`, segments `[B, T]` -> `[B, T, D]`."""
+        cfg, (_, t, d), half = self.cfg, x.shape, self.cfg.conv_size // 2
+        kernel = self.param("kernel", nn.initializers.normal(cfg.init_std), (cfg.conv_size, d, d))
+        bias = self.param("bias", nn.initializers.zeros, (d,))
+        around = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
+        owner = jnp.pad(segments, ((0, 0), (half, half)))
+        taps = [
+            jnp.where((owner[:, i : i + t] == segments)[..., None], around[:, i : i + t], 0)
+            for i in range(cfg.conv_size)
+        ]
+        h = matmul(jnp.concatenate(taps, -1), kernel.reshape(-1, d).astype(cfg.dtype)) + bias.astype(cfg.dtype)
+        if cfg.hidden_dropout:
+            h = Site(self, training).dropout(h, cfg.hidden_dropout)
+        return Norm(cfg, name="norm")(y + ACTIVATIONS[cfg.activation](h))
 
 
 class Block(nn.Module):

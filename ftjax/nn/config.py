@@ -53,6 +53,7 @@ class Config:
     rope_scaling: RopeScaling | None = None
     relative_buckets: int = 32  # of t5 and disentangled positions
     relative_distance: int = 128  # where the last bucket begins
+    conv_size: int = 0  # of a convolution of the embeddings beside the first layer (DeBERTa v2 XL); odd; 0: none
     window: int = 0  # how many tokens a query sees, itself included (an encoder's: on each side); 0: all
     global_layers: tuple[int, ...] = ()  # layers without the window
     window_rope_theta: float = 0.0  # of layers with the window, without scaling; 0: as the others

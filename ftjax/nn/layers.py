@@ -18,8 +18,6 @@ from ftjax import tree
 
 Tree = Any
 _ROWS = re.compile(r"(\d+):(\d+)")
-
-
 _STACK = re.compile(r"(?P<above>(?:^|.*/)layers)/(?:(?P<first>\d+):(?P<end>\d+)/)?")
 
 
@@ -34,7 +32,7 @@ def whole_path(path: str) -> str:
 
 
 def span(path: str, rows: int) -> tuple[int, int]:
-    """(first row, end row) that a path of a stack of so many rows is about."""
+    """(first row, end row) that the path names, of a stack of so many rows."""
     found = _STACK.match(path)
     return (int(found["first"]), int(found["end"])) if found and found["first"] else (0, rows)
 
@@ -59,9 +57,9 @@ def cut(stack: Tree, rows: int, boundaries: Sequence[int]) -> Tree:
     return {f"{a}:{b}": jax.tree.map(lambda x, a=a, b=b: x[a:b], stack) for a, b in pairwise(edges)}
 
 
-def uncut(stack: Tree, rows: int) -> Tree:
+def uncut(stack: Tree) -> Tree:
     """The canonical `[L, ...]` stack of one that was cut."""
-    pieces = [piece for _, piece in parts(stack, rows)]
+    pieces = [piece for _, piece in parts(stack, 0)]
     return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *pieces)
 
 

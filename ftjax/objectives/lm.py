@@ -22,6 +22,8 @@ def causal_lm(
     """Language-model loss of batches with `input_ids`, `segment_ids`, `position_ids` `[B, T]`, and `label_positions`,
     `labels` `[B, M]`: the hidden state at `label_positions[b, m]` predicts `labels[b, m]` (-100: none).
 
+    An encoder-decoder's batches hold `encoder_input_ids`, `encoder_segment_ids`, `encoder_position_ids` `[B, S]` too.
+
     reduction: the mean over labelled tokens, or over examples of their sum (Li & Liang 2021).
     """
 
@@ -35,6 +37,7 @@ def causal_lm(
             training=training,
             rngs={"dropout": key} if training else None,
             method="hidden",
+            **{name: x for name, x in batch.items() if name.startswith("encoder_")},
         )
         hidden = jnp.take_along_axis(out.last_hidden, batch["label_positions"][..., None], axis=1)
         return vocabulary_loss(

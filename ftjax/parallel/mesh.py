@@ -17,15 +17,17 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 STACK = r"layers/(\d+:\d+/)?"
 RULES: list[tuple[str, P]] = [
-    (STACK + r"(attn/[qkv]|ffn/(up|gate))/kernel$", P(None, "fsdp", "tensor")),
-    (STACK + r"(attn/[qkv]|ffn/(up|gate))/bias$", P(None, "tensor")),
-    (STACK + r"(attn/o|ffn/down)/kernel$", P(None, "tensor", "fsdp")),
+    (STACK + r"((attn|cross)/[qkv]|ffn/(up|gate))/kernel$", P(None, "fsdp", "tensor")),
+    (STACK + r"((attn|cross)/[qkv]|ffn/(up|gate))/bias$", P(None, "tensor")),
+    (STACK + r"((attn|cross)/o|ffn/down)/kernel$", P(None, "tensor", "fsdp")),
     (r"embed/tokens/embedding$", P("tensor", "fsdp")),
     (r"embed/(positions|types)/embedding$", P(None, "fsdp")),
     (r"(head|pooler|transform/dense)/kernel$", P("fsdp", "tensor")),
     (r"head/bias$", P("tensor")),
+    (r"embed/project/kernel$", P("fsdp", "tensor")),
+    (r"(relative/(bias/)?embedding|embed/project/bias)$", P()),
     (r"classifier/kernel$", P("fsdp", None)),
-    (r"(norm/(scale|bias)|(attn/o|ffn/down|pooler|classifier|transform/dense)/bias)$", P()),
+    (r"(norm/(scale|bias)|((attn|cross)/o|ffn/down|pooler|classifier|transform/dense)/bias)$", P()),
     (r"(^|/)adapters/", P()),  # small, and read by every device
 ]
 

@@ -118,7 +118,7 @@ def build(f: Fields, trained: Callable[[Tree, int], Tree] = lambda params, rows:
     task, method, cfg = get_task(f), methods.get(f.method.name), f.model
     model, params = load_model(f, task)
     dtypes = jax.tree.map(lambda x: x.dtype, params)
-    params = jax.tree.map(lambda x, dtype: x.astype(dtype), trained(params, model.cfg.num_layers), dtypes)
+    params = jax.tree.map(lambda x, dtype: x.astype(dtype), trained(params, model.cfg.rows), dtypes)
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
     context = Context(
         model.cfg, params, sites(model), partial(keys_values, model, params),
@@ -128,7 +128,7 @@ def build(f: Fields, trained: Callable[[Tree, int], Tree] = lambda params, rows:
     adapters = method.init(context, f.method, jax.random.fold_in(jax.random.key(f.seed), 1))
     pieces = _around(method.template(f.method, model.cfg), context, tokenizer)
     check_length(f, model, method.expand(adapters, params), pieces.size if pieces else 0)
-    rows = model.cfg.num_layers
+    rows = model.cfg.rows
     params = {**params, "layers": cut(params["layers"], rows, method.cuts(f.method, rows))}
     variables = {"params": params, "adapters": adapters}
     labels = methods.labels(method, variables, f.method)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ftjax import tree
 from ftjax.nn.config import Config
+from ftjax.nn.layers import layered, span
 
 PEAK = {  # dense bf16 FLOP/s per device, from the vendors' data sheets
     "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12,
@@ -18,9 +19,10 @@ PEAK = {  # dense bf16 FLOP/s per device, from the vendors' data sheets
 
 
 def step_flops(
-    cfg: Config, labels: Any, variables: Any, adapters: Any, batch: int, length: int, scored: int = 0
+    cfg: Config, labels: Any, variables: Any, adapters: Any, batch: int, length: int, scored: int = 0, source: int = 0
 ) -> float:
-    """Multiply-adds times two of forward and backward, for `[batch, length]` tokens with `scored` logits rows each.
+    """Multiply-adds times two of forward and backward, for `[batch, length]` tokens with `scored` logits rows each,
+    and `[batch, source]` tokens of an encoder.
 
     Every kernel costs 2 in out per vector forward, as much for its input's gradient where something below it trains,
     and as much again where it trains itself. The backward pass is counted down to the first row of the stack in which
@@ -31,56 +33,73 @@ def step_flops(
       labels, variables: as the step sees them, adapters in trained form.
       adapters: in site form (arrays or abstract).
     """
-    tokens, rows = batch * length, cfg.num_layers
-    label = tree.flatten(labels)
-    trained = [path for path, name in label.items() if name != tree.FREEZE]
-    lowest = min((_lowest(path, rows) for path in trained), default=rows)
+    encoder = cfg.encoder
+    above = encoder.rows if encoder else 0  # depths: an encoder's rows, then the decoder's
+    end, label = above + cfg.rows, tree.flatten(labels)
+    trained = [path.partition("/")[2] for path, name in label.items() if name != tree.FREEZE]
+
+    def depths(path: str) -> tuple[int, int]:
+        """First and last depth of a layer's leaf."""
+        if path.startswith("encoder/"):
+            return span(path, above)
+        first, last = span(path, cfg.rows)
+        return above + first, above + last
+
+    def lowest_of(path: str) -> int:
+        """How deep a gradient for this leaf runs back; `end`: nowhere."""
+        if layered(path):
+            return depths(path)[0]
+        return -1 if re.search(r"(^|/)(embed|prefix|relative)/", path) else end
+
+    lowest = min(map(lowest_of, trained), default=end)
 
     def below(path: str) -> float:
-        """The share of a stacked leaf's rows that the backward pass runs through; of others, whether it does."""
-        if "/layers/" not in path:
-            return float(lowest < rows)
-        first, end = _span(path, rows)
-        return max(0, end - max(first, lowest)) / (end - first)
+        """The share of a layer's leaf that the gradient of its input is needed for; of others, whether it is."""
+        if re.search(r"/cross/[kv]/", path):
+            return float(lowest < above)
+        if not layered(path):
+            return float(lowest < end)
+        first, last = depths(path)
+        return max(0, last - max(first, lowest)) / (last - first)
 
     def vectors(path: str) -> int:
         """How many vectors a matrix multiplies: tokens, scored positions, or rows of the batch."""
+        if path.startswith("encoder/") or re.search(r"/cross/[kv]/", path):
+            return batch * source
         if re.match("(layers|embed)/", path):
-            return tokens
+            return batch * length
         return batch * (1 if re.match("(classifier|pooler)/", path) else scored)
+
+    def products(path: str, leaf: Any, passes: float) -> float:
+        repeats = cfg.num_layers // cfg.rows if layered(path) else 1
+        return repeats * vectors(path) * 2.0 * float(np.prod(leaf.shape)) * passes
 
     total = 0.0
     for path, leaf in tree.flatten(variables["params"]).items():
         if path.endswith("kernel"):
-            trains = label[f"params/{path}"] != tree.FREEZE
-            total += vectors(path) * 2.0 * float(np.prod(leaf.shape)) * (1 + below(f"/{path}") + trains)
+            total += products(path, leaf, 1 + below(path) + (label[f"params/{path}"] != tree.FREEZE))
     for path, leaf in tree.flatten(adapters).items():
         if re.search(PRODUCTS, path) and path != "embed/lora/a":  # which is looked up
             first = path.endswith(("/a", "/down/kernel"))  # of two, whose input is the site's own
-            total += vectors(path) * 2.0 * float(np.prod(leaf.shape)) * (2 + (below(f"/{path}") if first else 1))
+            total += products(path, leaf, 2 + (below(path) if first else 1))
         elif re.search(ATTENDED, path):  # [L, P, K, hd], by every head
-            total += tokens * 2.0 * float(np.prod(leaf.shape)) * (cfg.num_heads / leaf.shape[-2]) * 3
+            queries = batch * (source if path.startswith("encoder/") else length)
+            total += queries * 2.0 * float(np.prod(leaf.shape)) * (cfg.num_heads / leaf.shape[-2]) * 3
     if scored and cfg.tied_head:
         trains = label["params/embed/tokens/embedding"] != tree.FREEZE
-        total += batch * scored * 2.0 * cfg.vocab_size * cfg.hidden_size * (1 + (lowest < rows) + trains)
-    attention = 4.0 * tokens * length * cfg.num_heads * cfg.head_dim
-    return total + attention * (rows + 2 * (rows - max(lowest, 0)))
+        total += batch * scored * 2.0 * cfg.vocab_size * cfg.embed_width * (1 + (lowest < end) + trains)
+
+    def attention(one: Config, queries: int, keys: int, start: int, stop: int) -> float:
+        layers = one.num_layers // one.rows
+        work = 4.0 * batch * queries * keys * one.num_heads * one.head_dim
+        return layers * work * (stop - start + 2 * max(0, stop - max(lowest, start)))
+
+    total += attention(cfg, length, length + source, above, end)
+    return total + (attention(encoder, source, source, 0, above) if encoder else 0.0)
 
 
 PRODUCTS = r"/lora/[ab]$|/(down|up)/kernel$"
 ATTENDED = r"/(prefix|llama_adapter)/[kv]$"
-
-
-def _span(path: str, rows: int) -> tuple[int, int]:
-    match = re.search(r"/layers/(\d+):(\d+)/", path)
-    return (int(match[1]), int(match[2])) if match else (0, rows)
-
-
-def _lowest(path: str, rows: int) -> int:
-    """The lowest row of the stack that a gradient for this leaf runs back through; `rows`: none."""
-    if "/layers/" in path:
-        return _span(path, rows)[0]
-    return -1 if re.search(r"/(embed|prefix)/", path) else rows
 
 
 def peak_flops(devices: int) -> float:

@@ -65,7 +65,7 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
     tx, rate = make_optimizer(
-        f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.num_layers
+        f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.rows
     )
     evaluator = Evaluator(parts, held, mesh, f)
     log_every, patience, profile_steps, wandb = f.log_every, f.early_stopping, f.profile_steps, f.wandb_project

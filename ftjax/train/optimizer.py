@@ -12,6 +12,7 @@ import optax
 
 from ftjax import tree
 from ftjax.errors import UserError
+from ftjax.nn.layers import layered, span
 
 Tree = Any
 
@@ -111,7 +112,7 @@ def _decay(cfg: Any) -> list[optax.GradientTransformation]:
 
 def _rms(path: str, x: jax.Array) -> jax.Array:
     """Root mean square of a parameter: of each row of a layer stack for itself, as if the layers were not stacked."""
-    axes = tuple(range(1, x.ndim)) if "/layers/" in path else None
+    axes = tuple(range(1, x.ndim)) if layered(path) else None
     return jnp.sqrt(jnp.mean(jnp.square(x), axes, keepdims=True))
 
 
@@ -155,11 +156,9 @@ def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
     def scale(path: str, update: jax.Array) -> jax.Array:
         if "params/embed/" in path:
             return update * decay ** (rows + 1)
-        if "/layers/" not in path:
+        if not layered(path):
             return update
-        cut = re.search(r"/layers/(\d+):\d+/", path)
-        first = int(cut[1]) if cut else 0
-        factors = decay ** (rows - first - np.arange(update.shape[0], dtype=np.float32))
+        factors = decay ** (rows - span(path, rows)[0] - np.arange(update.shape[0], dtype=np.float32))
         return update * factors.reshape(-1, *[1] * (update.ndim - 1)).astype(update.dtype)
 
     return optax.stateless(lambda updates, params: tree.map_paths(scale, updates))

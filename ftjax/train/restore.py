@@ -12,7 +12,7 @@ import numpy as np
 
 from ftjax import methods, tree
 from ftjax.errors import UserError
-from ftjax.nn.layers import cut, uncut
+from ftjax.nn.layers import cut, span, uncut, whole_path
 from ftjax.nn.layers import parts as spans
 from ftjax.train.build import Parts
 from ftjax.train.build import build as parts_of
@@ -21,7 +21,6 @@ from ftjax.train.fields import Fields
 
 Tree = Any
 log = logging.getLogger(__name__)
-_ROWS = re.compile(r"params/layers/(\d+):(\d+)/")
 ONLY_AT_START = ("dropout", "init", "text", "init_std")  # fields of a method that do not change what its leaves mean
 
 
@@ -70,7 +69,7 @@ def load_run(workdir: Path) -> tuple[Fields, Parts]:
     f = Fields(read_config(workdir))
     parts = build(f, f.warm_start)
     return f, parts._replace(
-        variables=put(parts.variables, read_best(workdir), parts.model.cfg.num_layers, str(workdir))
+        variables=put(parts.variables, read_best(workdir), parts.model.cfg.rows, str(workdir))
     )
 
 
@@ -95,7 +94,7 @@ def build(f: Fields, warm_start: str = "") -> Parts:
     # What of the base was trained is there before a method looks at the base, what a method made comes after it.
     base = {path: x for path, x in start.leaves.items() if path.startswith("params/")}
     parts = parts_of(f, lambda params, rows: put({"params": params}, base, rows, warm_start)["params"])
-    found = put(parts.variables, start.leaves, parts.model.cfg.num_layers, warm_start)
+    found = put(parts.variables, start.leaves, parts.model.cfg.rows, warm_start)
 
     def kept(x: jax.Array, here: jax.Array, label: str) -> jax.Array:
         return x.astype(here.dtype) if label == tree.FREEZE else x  # what trains goes on in fp32
@@ -114,13 +113,12 @@ def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str
       UserError: a leaf that is not there, or of another shape.
     """
     params = variables["params"]
-    edges = [edge for span, _ in spans(params["layers"], rows) for edge in span]
-    whole = {**variables, "params": {**params, "layers": uncut(params["layers"], rows)}}
+    edges = [edge for ends, _ in spans(params["layers"], rows) for edge in ends]
+    whole = {**variables, "params": {**params, "layers": uncut(params["layers"])}}
     mine = tree.flatten(whole)
     for path, leaf in leaves.items():
-        part, name = slice(None), path
-        if cut_rows := _ROWS.match(path):
-            part, name = slice(int(cut_rows[1]), int(cut_rows[2])), _ROWS.sub("params/layers/", path, count=1)
+        name = whole_path(path) if path.startswith("params/") else path  # adapters stay cut as they are
+        part = slice(None) if name == path else slice(*span(path, rows))
         fits = name in mine and mine[name][part].shape == leaf.shape
         if re.match(methods.TASK_HEAD, name) and not fits:
             log.warning("%s: %s belongs to another task; newly initialised here", where, name)

@@ -6,13 +6,15 @@ import flax.struct
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers as hf
 
 import ftjax
-from ftjax.decode.batches import bucket, generate_batches
+from ftjax.decode.batches import bucket, continue_batches, generate_batches
+from ftjax.decode.beam import beam_search
+from ftjax.decode.generate import continuations
+from ftjax.decode.loop import advance, start
 from ftjax.errors import UserError
 from ftjax.hub import tokenizer
+from ftjax.methods.batched import batched
 from ftjax.models.transformer import Transformer, abstract
 from ftjax.nn.config import Config
 from ftjax.tree import map_paths
@@ -61,7 +63,7 @@ def make(cfg):
     return model, map_paths(draw, abstract(model))
 
 
-def prompts(side):
+def padded_prompts(side):
     ids = np.random.default_rng(1).integers(3, 40, (3, T))
     lengths, column = np.array([6, 3, 1])[:, None], np.arange(T)
     mask = (column < lengths if side == "right" else column >= T - lengths).astype(np.int32)
@@ -86,7 +88,7 @@ def test_cached_is_the_full_forward_pass(cfg):
     model, params = make(cfg)
     outs = {}
     for side in ("left", "right"):
-        ids, mask, _ = prompts(side)
+        ids, mask, _ = padded_prompts(side)
         outs[side] = np.asarray(ftjax.generate(model, params, ids, mask, max_new_tokens=NEW))
         assert (outs[side][:, :T] == ids).all()
         assert_greedy(model, params, outs[side], mask)
@@ -96,7 +98,7 @@ def test_cached_is_the_full_forward_pass(cfg):
 
 def test_a_prompt_alone_and_eos():
     model, params = make(LLAMA)
-    ids, mask, rows = prompts("left")
+    ids, mask, rows = padded_prompts("left")
     out = np.asarray(ftjax.generate(model, params, ids, mask, max_new_tokens=NEW))
     alone = ftjax.generate(model, params, rows[1][None], max_new_tokens=NEW)
     assert (np.asarray(alone)[0, len(rows[1]) :] == out[1, T:]).all()
@@ -113,33 +115,84 @@ def test_adapters():
     rng = np.random.default_rng(2)
     k, v = (rng.normal(size=(2, 2, 2, 6)).astype(np.float32) for _ in "kv")
     adapters = {"layers": {"attn": {"prefix": Prefix(k, v)}}, "prefix": Shift(2)}
-    ids, mask, _ = prompts("left")
+    ids, mask, _ = padded_prompts("left")
     out = ftjax.generate(model, params, ids, mask, adapters=adapters, max_new_tokens=NEW)
     assert_greedy(model, params, out, mask, adapters)
     assert (out != ftjax.generate(model, params, ids, mask, max_new_tokens=NEW)).any()
-    with pytest.raises(UserError, match="need 34 positions, the model has 32"):
+    with pytest.raises(UserError, match="has 6 tokens; with max_new_tokens=26 there is room for 4"):
         ftjax.generate(model, params, ids, mask, adapters=adapters, max_new_tokens=26)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_transformers_generates_the_same(family, tmp_path):
-    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 40}
-    torch.manual_seed(0)
-    if family == "gpt2":
-        torch_model = hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=24, n_layer=2, n_head=3, n_positions=32, **special))
-    else:
-        shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-        torch_model = hf.LlamaForCausalLM(hf.LlamaConfig(**shape, head_dim=8, intermediate_size=32, **special))
-    for p in torch_model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    torch_model.eval().save_pretrained(tmp_path)
-    ids, mask, _ = prompts("left")
-    theirs = torch_model.generate(
-        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=NEW, do_sample=False
-    ).numpy()
-    model, params = ftjax.load(tmp_path)
-    ours = np.asarray(ftjax.generate(model, params, ids, mask, max_new_tokens=NEW, eos_token_id=2))
-    assert (ours[:, : theirs.shape[1]] == theirs).all() and (ours[:, theirs.shape[1] :] == 0).all()
+@pytest.mark.parametrize("options", [
+    {}, dict(repetition_penalty=1.8, no_repeat_ngram_size=2), dict(min_new_tokens=5, repetition_penalty=0.8),
+])  # fmt: skip
+def test_transformers_generates_the_same(options, twins, prompts, their_answer):
+    torch_model, model, params = twins
+    theirs, _ = their_answer(torch_model, eos_token_id=[2, 11], **options)
+    ours = continuations(model, params, *prompts, max_new_tokens=NEW, eos_token_id=(2, 11), pad_token_id=3, **options)
+    assert (ours.tokens[:, 0] == theirs).all()
+
+
+def test_scores_are_log_probabilities():
+    model, params = make(BASE)
+    ids, mask, _ = padded_prompts("left")
+    found = continuations(model, params, ids, mask, max_new_tokens=NEW, eos_token_id=(7, 9), repetition_penalty=1.5)
+    out = np.concatenate([ids, found.tokens[:, 0]], 1)
+    logits = jax.jit(model.apply)({"params": params}, out, np.concatenate([mask, np.ones((3, NEW), int)], 1)).logits
+    logprobs = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits))[:, T - 1 : -1], found.tokens[:, 0, :, None], 2)
+    real = np.arange(NEW) < found.lengths
+    np.testing.assert_allclose(found.scores[:, 0], (logprobs[..., 0] * real).sum(1), rtol=1e-5)
+
+
+def test_several_draws():
+    model, params = make(LLAMA)
+    ids, mask, rows = padded_prompts("left")
+    options = dict(max_new_tokens=NEW, do_sample=True, temperature=3.0, eos_token_id=2)
+    three = continuations(model, params, ids, mask, num_return_sequences=3, seed=4, **options)
+    assert three.tokens.shape == (3, 3, NEW) and three.scores.shape == three.lengths.shape == (3, 3)
+    assert len(np.unique(three.tokens.reshape(9, NEW), axis=0)) == 9
+    alone = continuations(
+        model, params, rows[1][None], num_return_sequences=3, seed=4, example_ids=[1], **options
+    )  # of (seed, example, number) alone
+    assert (alone.tokens[0] == three.tokens[1]).all()
+    first = continuations(model, params, ids, mask, seed=4, **options)
+    assert (first.tokens[:, 0] == three.tokens[:, 0]).all()
+    assert (first.tokens != continuations(model, params, ids, mask, seed=5, **options).tokens).any()
+    flat = ftjax.generate(model, params, ids, mask, num_return_sequences=3, seed=4, **options)
+    assert (flat[:, :T] == np.repeat(ids, 3, 0)).all() and (flat[:, T:] == three.tokens.reshape(9, NEW)).all()
+
+
+def test_each_example_has_its_adapter():
+    model, params = make(LLAMA.replace(num_kv_heads=2))
+    rng = np.random.default_rng(2)
+    both = [
+        {"layers": {"attn": {"prefix": Prefix(*(rng.normal(0, 5, (2, 2, 2, 6)).astype(np.float32) for _ in "kv"))}}}
+        for _ in range(2)
+    ]
+    ids, mask, _ = padded_prompts("left")
+    options = dict(max_new_tokens=NEW, num_beams=2, num_return_sequences=2)
+    mixed = continuations(model, params, ids, mask, adapters=batched(both, [1, 0, 1]), **options)
+    for number, rows in ((1, [0, 2]), (0, [1])):
+        one = continuations(model, params, ids, mask, adapters=both[number], **options)
+        assert (mixed.tokens[rows] == one.tokens[rows]).all()
+    assert (one.tokens[0] != mixed.tokens[0]).any()
+
+
+def test_one_compilation_a_shape():
+    model, params = make(BASE)
+    ids, mask, _ = padded_prompts("left")
+    functions = (beam_search, start, advance)
+
+    def compilations(rows, **options):
+        before = [f._cache_size() for f in functions]
+        ftjax.generate(model, params, ids[:, rows], mask[:, rows], max_new_tokens=5, eos_token_id=39, **options)
+        return [f._cache_size() - n for f, n in zip(functions, before)]
+
+    assert compilations(slice(0, 6), num_beams=2) == [1, 0, 0]
+    assert compilations(slice(0, 6), num_beams=2) == [0, 0, 0]
+    assert compilations(slice(0, 6), do_sample=True) == [0, 1, 1]
+    assert compilations(slice(0, 6), do_sample=True, seed=3) == [0, 0, 0]
+    assert compilations(slice(2, 6), do_sample=True) == [0, 1, 1]
 
 
 def test_batches_and_seeds():
@@ -150,13 +203,17 @@ def test_batches_and_seeds():
     assert together[:4] == generate_batches(model, params, texts[:4], batch_size=2, **options)
     assert together != generate_batches(model, params, texts, batch_size=4, **options | {"seed": 4})
     assert all(2 not in tokens and len(tokens) <= 8 for tokens in together)
+    numbered = list(enumerate(texts))[1:4]
+    several = dict(continue_batches(model, params, numbered, batch_size=3, num_return_sequences=2, **options))
+    assert [several[i][0].tokens for i in range(1, 4)] == together[1:4] and {len(x) for x in several.values()} == {2}
     assert [bucket(n) for n in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, 64]
     with pytest.raises(UserError, match="without a token: 1"):
         generate_batches(model, params, [[3], []], batch_size=2, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("match, cfg, change", [
-    ("need 33 positions", BASE, {"max_new_tokens": 27}),
+    ("has 6 tokens; with max_new_tokens=27 there is room for 5", BASE, {"max_new_tokens": 27}),
+    ("leaves no room", BASE, {"max_new_tokens": 32}),
     ("max_new_tokens=0", BASE, {"max_new_tokens": 0}),
     ("row 1 of the prompts", BASE, {"attention_mask": [[1] * 6, [0] * 6, [1] * 6]}),
     ("must be \\[B, T\\]", BASE, {"attention_mask": [[1] * 6]}),
@@ -165,10 +222,24 @@ def test_batches_and_seeds():
     ("need do_sample", BASE, {"top_k": 3}),
     ("temperature=0", BASE, {"do_sample": True, "temperature": 0.0}),
     ("top_p=0", BASE, {"do_sample": True, "top_p": 0.0}),
+    ("min_p=2", BASE, {"do_sample": True, "min_p": 2}),
+    ("repetition_penalty=0", BASE, {"repetition_penalty": 0}),
+    ("no_repeat_ngram_size=-1", BASE, {"no_repeat_ngram_size": -1}),
+    ("min_new_tokens=3 must be in \\[0, max_new_tokens=2\\]", BASE, {"min_new_tokens": 3}),
+    ("min_new_tokens=1 needs an eos", BASE, {"min_new_tokens": 1}),
+    ("num_return_sequences=2 needs", BASE, {"num_return_sequences": 2}),
+    ("num_return_sequences=3 is over num_beams=2", BASE, {"num_return_sequences": 3, "num_beams": 2}),
+    ("num_beams=0", BASE, {"num_beams": 0}),
+    ("sample or search", BASE, {"num_beams": 2, "do_sample": True}),
+    ("length_penalty, early_stopping need num_beams", BASE, {"length_penalty": 0.8, "early_stopping": True}),
+    ("early_stopping='always'", BASE, {"num_beams": 2, "early_stopping": "always"}),
+    ("not for beam_rule='lora'", BASE, {"beam_rule": "lora", "early_stopping": "never"}),
+    ("beam_rule='fair'", BASE, {"beam_rule": "fair"}),
+    ("decoder_start_token_id=5", BASE, {"decoder_start_token_id": 5}),
 ])  # fmt: skip
 def test_errors(match, cfg, change):
     with pytest.raises(UserError, match=match):
-        ftjax.generate(Transformer(cfg), {}, prompts("left")[0], **{"max_new_tokens": 2, **change})
+        ftjax.generate(Transformer(cfg), {}, padded_prompts("left")[0], **{"max_new_tokens": 2, **change})
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="stories260K is not in shared/models beside the repository")

@@ -5,24 +5,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+import transformers as hf
 
-from ftjax.decode.sampling import Sampling, choose, filtered
+from ftjax.decode.options import Options
+from ftjax.decode.sampling import choose, filtered
+
+CASES = [
+    dict(), dict(temperature=0.7), dict(temperature=1.3, top_k=5), dict(top_p=0.6), dict(top_k=1000),
+    dict(temperature=2.0, top_k=6, top_p=0.8), dict(top_p=1e-6), dict(min_p=0.2), dict(min_p=1.0),
+    dict(temperature=1.7, top_p=0.9, min_p=0.1), dict(temperature=1.2, top_k=9, top_p=0.95, min_p=0.15),
+]  # fmt: skip
 
 
 def expected(logits, how):
     """transformers' probabilities `[B, V]`."""
-    x = TemperatureLogitsWarper(how.temperature)(None, torch.from_numpy(logits))
-    x = TopKLogitsWarper(how.top_k)(None, x) if how.top_k else x
-    x = TopPLogitsWarper(how.top_p)(None, x) if how.top_p < 1 else x
+    x = hf.TemperatureLogitsWarper(float(how.temperature))(None, torch.from_numpy(logits))
+    x = hf.TopKLogitsWarper(how.top_k)(None, x) if how.top_k else x
+    x = hf.TopPLogitsWarper(how.top_p)(None, x) if how.top_p < 1 else x
+    x = hf.MinPLogitsWarper(how.min_p)(None, x) if how.min_p else x
     return x.softmax(-1).numpy()
 
 
-@pytest.mark.parametrize("how", [
-    Sampling(True), Sampling(True, 0.7), Sampling(True, 1.3, 5), Sampling(True, 1.0, 0, 0.6),
-    Sampling(True, 2.0, 6, 0.8), Sampling(True, 1.0, 1000), Sampling(True, 1.0, 0, 1e-6),
-])  # fmt: skip
-def test_filtered_as_in_transformers(how):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_filtered_as_in_transformers(case):
+    how = Options(do_sample=True, **case)
     logits = np.random.default_rng(0).normal(0, 2, (4, 30)).astype(np.float32)
     kept, ids = filtered(jnp.asarray(logits), how)
     probs = np.asarray(jax.nn.softmax(kept, -1))
@@ -34,15 +40,18 @@ def test_filtered_as_in_transformers(how):
 
 
 def test_draws_follow_it():
-    how, n = Sampling(True, 1.5, 6, 0.9), 20000
+    how, n = Options(do_sample=True, temperature=1.5, top_k=6, top_p=0.9, min_p=0.05), 20000
     logits = np.random.default_rng(1).normal(0, 2, (1, 12)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), n)
     draws = np.asarray(choose(jnp.broadcast_to(logits, (n, 12)), how, keys, 3))
-    frequencies = np.bincount(draws, minlength=12) / n
-    assert np.abs(frequencies - expected(logits, how)[0]).sum() / 2 < 0.015
+    counts, wanted = np.bincount(draws, minlength=12), n * expected(logits, how)[0]
+    possible = wanted > 0
+    assert possible.sum() > 2 and counts[~possible].sum() == 0
+    # Pearson's chi-squared, of which 99.9 % of true draws stay below the bound (at most 11 degrees of freedom)
+    assert ((counts - wanted)[possible] ** 2 / wanted[possible]).sum() < 31.3
     assert (np.asarray(choose(jnp.broadcast_to(logits, (n, 12)), how, keys, 4)) != draws).any()
 
 
 def test_greedy():
     logits = jnp.asarray([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
-    assert choose(logits, Sampling(), jax.random.split(jax.random.key(0), 2), 0).tolist() == [1, 0]
+    assert choose(logits, Options(), jax.random.split(jax.random.key(0), 2), 0).tolist() == [1, 0]

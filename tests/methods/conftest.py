@@ -94,7 +94,7 @@ def tune(make, examples, lay):
     def build(case, shape, task="classification", classes=("no", "maybe", "yes"), **fields):
         if (case, shape) in INAPPLICABLE:
             pytest.skip(f"{shape} has nothing for {case}")
-        made = make(shape, head=task if task == "classification" else make(shape).cfg.head)
+        made = make(shape, head="classification") if task == "classification" else make(shape)
         name, small = CASES.get(case, (case.strip(), {}))
         method, cfg = methods.get(name), configs.get(name)
         cfg.update_from_flattened_dict(small | fields)

@@ -1,12 +1,24 @@
+import copy
+import functools
+import re
+import warnings
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import peft
 import pytest
+import torch
+import transformers as hf
 
-from ftjax import tree
+import ftjax
+from configs import method as configs
+from ftjax import methods, tree
 from ftjax.errors import UserError
-from ftjax.methods.lora import LoRA
+from ftjax.methods.lora import LoRA, LoRAEmbedding
+from ftjax.models.transformer import sites
 from ftjax.train.step import init_state, make_step
 
 WRONG = {
@@ -17,6 +29,7 @@ WRONG = {
     "a rank over the smaller side": (dict(rank=17, targets=("up",)), "method.rank=17: layers/ffn/up is 16 x 24"),
     "no rank": (dict(rank=0), "method.rank=0"),
     "all dropped": (dict(dropout=1.0), "method.dropout=1"),
+    "pissa of the embedding": (dict(pissa=True, targets=("embed",)), "method.pissa: the embedding takes .* or dora"),
 }
 
 
@@ -130,3 +143,114 @@ def test_adam_sees_alpha_init_and_rates_only_in_one_combination(tune):
 
     assert trained(8.0, 1, 1) == trained(1.0, 2, 4) == trained(4.0, 4, 0.5)
     assert trained(8.0, 1, 1) != trained(8.0, 2, 1)
+
+
+def test_dora_of_the_embedding_starts_at_the_base_and_trains_its_magnitude(tune, close):
+    tuned = tune("lora", "llama", "lm", dora=True, targets=("embed",), rank=2)
+    params, (lora,) = tuned.variables["params"], jax.tree.leaves(
+        tuned.variables["adapters"], is_leaf=lambda x: isinstance(x, LoRAEmbedding)
+    )  # fmt: skip
+    np.testing.assert_allclose(lora.magnitude, np.linalg.norm(params["embed"]["tokens"]["embedding"], axis=0), 1e-6)
+    base = tuned.loss({**tuned.variables, "adapters": {}}, tuned.batch, None)
+    np.testing.assert_allclose(tuned.loss(tuned.variables, tuned.batch, None).loss, base.loss, rtol=1e-6)
+    ids = tuned.batch["input_ids"]
+    with pytest.raises(UserError, match="trained form"):
+        tuned.made.model.apply(tuned.variables, ids)
+    assert {name for name in jax.tree.leaves(tuned.labels) if name != tree.FREEZE} == {"lora_a", "lora_b", "lora_m"}
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_dora_of_the_embedding_merges_where_no_head_reads_it(tune, randomised, shape):
+    tuned = tune("lora", shape, dora=True, targets=("embed", "q"), rank=2)  # a classifier on top
+    adapters, params = randomised(tuned.variables["adapters"]), tuned.variables["params"]
+    ids, apply = tuned.batch["input_ids"], tuned.made.model.apply
+    live = apply({"params": params, "adapters": tuned.method.expand(adapters, params)}, ids).logits
+    merged = tuned.method.merge(params, adapters)
+    np.testing.assert_allclose(apply({"params": merged}, ids).logits, live, rtol=1e-4, atol=1e-5)
+    assert np.abs(apply({"params": params}, ids).logits - live).max() > 1e-2
+
+
+def test_dora_of_a_tied_embedding_cannot_be_merged(tune):
+    tuned = tune("lora", "gpt2", "lm", dora=True, targets=("embed",), rank=2)
+    with pytest.raises(UserError, match="LoRA at embed: the embedding and the head are one matrix"):
+        tuned.method.merge(tuned.variables["params"], tuned.variables["adapters"])
+
+
+class Pair(NamedTuple):
+    """A GPT-2 with PEFT's DoRA of its embedding, random, and ours of the same numbers."""
+
+    theirs: Any
+    model: Any
+    params: Any
+    method: Any
+    adapters: Any  # in trained form
+    ids: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    @functools.cache
+    def make(head):
+        sizes = dict(n_embd=16, n_layer=1, n_head=2, n_positions=16, vocab_size=40, bos_token_id=1, eos_token_id=2)
+        torch.manual_seed(0)
+        kind = {"lm": hf.GPT2LMHeadModel, "classification": hf.GPT2ForSequenceClassification}[head]
+        base = kind(hf.GPT2Config(**sizes, pad_token_id=0, num_labels=3)).eval()
+        for p in base.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+        folder = tmp_path_factory.mktemp(head)
+        base.save_pretrained(folder)
+        options = dict(r=2, lora_alpha=6, use_dora=True, target_modules=["wte"], fan_in_fan_out=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's, of tied weights
+            theirs = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**options)).eval()
+        found = {}
+        for name, p in theirs.named_parameters():
+            if p.requires_grad:
+                p.data = 0.3 * torch.randn_like(p) + 0.1
+                found[re.sub(r".*(lora_\w+)\..*", r"\1", name)] = jnp.asarray(p.detach().numpy().T)
+        model, params = ftjax.load(folder, scan_unroll=-1)
+        cfg, method = configs.get("lora"), methods.get("lora")
+        cfg.update(rank=2, alpha=6.0, dora=True, targets=("embed",))
+        adapters = method.init(methods.Context(model.cfg, params, sites(model)), cfg, jax.random.key(0))
+        mine = dict(a="lora_embedding_A", b="lora_embedding_B", magnitude="lora_magnitude_vector")
+        mine = {name: found.pop(key) for name, key in mine.items()}
+        assert not found
+        adapters["embed"]["lora"] = adapters["embed"]["lora"].replace(**mine)
+        return Pair(theirs, model, params, method, adapters, np.random.default_rng(1).integers(3, 40, (2, 8)))
+
+    return make
+
+
+def in_torch(pair, model):
+    ids = torch.tensor(pair.ids)
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize("head", ["lm", "classification"])
+def test_dora_of_the_embedding_is_pefts(pair, head):
+    """The logits and the gradients; of a tied head, which reads the table as it was in both."""
+    pair = pair(head)
+
+    def total(adapters):
+        adapters = pair.method.expand(adapters, pair.params)
+        logits = pair.model.apply({"params": pair.params, "adapters": adapters}, pair.ids).logits
+        return jnp.sum(logits**2), logits
+
+    grads, logits = jax.grad(total, has_aux=True)(pair.adapters)
+    theirs = in_torch(pair, pair.theirs)
+    pair.theirs.zero_grad()
+    (theirs**2).sum().backward()
+    theirs = theirs.detach().numpy()
+    np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+    mine = {name: getattr(grads["embed"]["lora"], name) for name in ("a", "b", "magnitude")}
+    for (name, g), key in zip(mine.items(), ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")):
+        (other,) = (p.grad.numpy().T for n, p in pair.theirs.named_parameters() if key in n)
+        np.testing.assert_allclose(g, other, rtol=0, atol=1e-4 * np.abs(other).max(), err_msg=name)
+
+
+def test_merged_dora_of_the_embedding_is_pefts_where_no_head_reads_it(pair):
+    pair = pair("classification")
+    merged = pair.method.merge(pair.params, pair.adapters)
+    theirs = copy.deepcopy(pair.theirs).merge_and_unload()
+    table = theirs.transformer.wte.weight.detach().numpy()
+    np.testing.assert_allclose(merged["embed"]["tokens"]["embedding"], table, rtol=1e-4, atol=1e-5)

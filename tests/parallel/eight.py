@@ -1,4 +1,4 @@
-"""Run by test_mesh.py on eight forced devices: three steps on each mesh, as one line of JSON."""
+"""Run by test_mesh.py on eight forced devices: two steps of every method on meshes, as one line of JSON."""
 
 import itertools
 import json
@@ -16,76 +16,117 @@ from configs import method as configs
 from ftjax import methods, tree
 from ftjax.models.transformer import Transformer, abstract, sites
 from ftjax.nn.config import Config
+from ftjax.nn.layers import cut
+from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
 from ftjax.parallel.mesh import make_mesh, place, place_batch, shardings
+from ftjax.train.build import with_expand
 from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.step import init_state, make_step
 
 EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(sizes) == 8]
-MESHES = {"full": EVERY, "lora": [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]}  # a compile each: seconds
+TWO = [(2, 4, 1), (2, 1, 4)]  # the base cut along fsdp, along tensor
+LM, CLASSES = dict(head="lm"), dict(head="classification")
+RUNS = {  # method -> its fields, the model's options, meshes; a compile each: seconds, so that some share theirs
+    "full": ({}, LM | dict(hidden_dropout=0.1), EVERY),
+    "lora": (dict(rank=2, alpha=4.0, dropout=0.1), LM, EVERY),
+    "bitfit+lora+ia3+adapter+prompt+prefix+llama_adapter": (
+        {"bitfit.norms": True, "lora.rank": 2, "lora.targets": ("all_linear", "head"), "lora.dora": True,
+         "adapter.size": 3, "prompt.length": 2, "prefix.length": 2, "prefix.hidden": 3, "llama_adapter.length": 2},
+        LM | dict(qkv_bias=True), TWO,
+    ),
+    "gradual+p_tuning": (
+        {"p_tuning.definition": "peft", "p_tuning.template": "{2}{text}", "p_tuning.hidden": 3}, LM, TWO
+    ),
+    "top_layers": (dict(count=1), CLASSES | dict(attention_dropout=0.1), TWO),
+    "head": ({}, CLASSES, TWO),
+}  # fmt: skip
+VOCAB = 48
 CONFIG = Config(
-    48, 16, 2, 4, 2, 4, 32, 16, norm="rmsnorm", positions="rotary", gated=True, tied_head=False, qkv_bias=False,
-    hidden_dropout=0.1, attention_dropout=0.1,
+    VOCAB, 16, 2, 4, 2, 4, 32, 16, norm="rmsnorm", positions="rotary", gated=True, tied_head=False, qkv_bias=False,
+    num_classes=3,
 )  # fmt: skip
-LORA = configs.get("lora")
-LORA.update(rank=2, alpha=4.0, dropout=0.1)
-RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
 
 
-def parts(name):
-    """(trainable leaves, frozen ones, step function, optimizer) of a method, on one device."""
-    model, method = Transformer(CONFIG), methods.get(name)
-    params = jax.tree.map(lambda x: jnp.asarray(0.3 * RNG.standard_normal(x.shape), x.dtype), abstract(model))
-    adapters = method.init(methods.Context(CONFIG, params, sites(model)), LORA, KEY)
+def parts(name, fields, options):
+    """(state before the first step, frozen leaves, step function) of a method, on one device."""
+    model, method, cfg = Transformer(CONFIG.replace(**options)), methods.get(name), configs.get(name)
+    cfg.update_from_flattened_dict(fields)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), abstract(model))
+    context = methods.Context(model.cfg, params, sites(model))
+    adapters = jax.jit(lambda key: method.init(context, cfg, key))(KEY)
+    params |= {"layers": cut(params["layers"], CONFIG.num_layers, method.cuts(cfg, CONFIG.num_layers))}
     variables = {"params": params, "adapters": adapters}
-    tx = optax.adam(1e-2)
-    return (*tree.split(variables, methods.labels(method, variables, LORA)), make_step(causal_lm(model).loss, tx), tx)
+    train, frozen = tree.split(variables, methods.labels(method, variables, cfg))
+    tx = optax.adam(1e-2, eps=1e-3)  # what has no gradient but the sums' last bits stays where it is
+    objective = with_expand(causal_lm(model) if model.cfg.head == "lm" else classification(model), method)
+    return jax.jit(lambda: init_state(train, tx))(), frozen, make_step(objective.loss, tx)
 
 
-def batch():
-    ids = RNG.integers(0, 48, (8, 8)).astype(np.int32)
+def batch(head):
+    """Eight rows that begin with two virtual tokens, which a method without them reads as the last word."""
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, VOCAB, (8, 8)).astype(np.int32)
+    ids[:, :2] = VOCAB, VOCAB + 1
     at = np.tile(np.arange(8, dtype=np.int32), (8, 1))
-    labels = np.where(RNG.random(ids.shape) < 0.7, np.roll(ids, -1, 1), -100)
-    return dict(input_ids=ids, segment_ids=np.ones_like(ids), position_ids=at, label_positions=at, labels=labels)
+    rows = dict(input_ids=ids, segment_ids=np.ones_like(ids), position_ids=at)
+    if head == "classification":
+        return rows | dict(labels=np.arange(8, dtype=np.int32) % CONFIG.num_classes)
+    labels = np.where((rng.random(ids.shape) < 0.7) & (at > 0) & (at < 7), np.roll(ids, -1, 1), -100)
+    return rows | dict(label_positions=at, labels=labels)
 
 
-def run(mesh, train, frozen, step, tx, steps=3):
-    """Losses and gradient norms, and the last state."""
-    state, frozen = place(init_state(train, tx), mesh), place(frozen, mesh)
+def run(mesh, rows, state, frozen, step, steps=2):
+    """Losses and gradient norms, the last state, compilations."""
+    state, frozen, rows = place(state, mesh), place(frozen, mesh), place_batch(rows, mesh)
     compiled = jax.jit(step, out_shardings=(shardings(state, mesh), None))
-    rows = []
+    seen = []
     for _ in range(steps):
-        state, metrics = compiled(state, frozen, place_batch(BATCH, mesh), KEY)
-        rows.append([float(metrics["loss"]), float(metrics["grad_norm"])])
-    return rows, state, compiled._cache_size()
+        state, metrics = compiled(state, frozen, rows, KEY)
+        seen.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return seen, state, compiled._cache_size()
+
+
+def compared(x, one, start):
+    """[distance from the leaf of one device, how far that one went, number of pieces along each axis]."""
+    x, pieces = np.asarray(x), np.array(x.shape) // x.sharding.shard_shape(x.shape)
+    far = lambda a, b: float(np.abs(a - b).max(initial=0.0))  # noqa: E731
+    return [far(x, np.asarray(one)), far(np.asarray(one), np.asarray(start)), pieces.tolist()]
 
 
 def mesh_of(*sizes):
     return make_mesh(SimpleNamespace(**dict(zip(("data", "fsdp", "tensor"), sizes))))
 
 
-BATCH = batch()
-result: dict = {"devices": len(jax.devices()), "meshes": MESHES}
-states = {}
-for name in MESHES:
-    made = parts(name)
-    result[name] = []
-    for sizes in [(1, 1, 1), *MESHES[name]]:
-        rows, states[sizes], compiles = run(mesh_of(*sizes), *made)
-        result[name].append({"rows": rows, "compiles": compiles})
+result: dict = {"devices": len(jax.devices()), "runs": {}}
+full = {}
+for name, (fields, options, meshes) in RUNS.items():
+    (start, *made), found, one = parts(name, fields, options), [], None
+    for sizes in [(1, 1, 1), *meshes]:
+        seen, state, compiles = run(mesh_of(*sizes), batch(options["head"]), start, *made)
+        one = one or state
+        flat = [tree.flatten(each) for each in (state, one, start)]
+        leaves = {path: compared(*(each[path] for each in flat)) for path in flat[0]}
+        found.append({"sizes": sizes, "rows": seen, "compiles": compiles, "leaves": leaves})
+        if name == "full":
+            full[sizes] = state
         print(name, sizes, file=sys.stderr, flush=True)
+    result["runs"][name] = found
 
 # A state of one mesh restored onto others.
-state, kept = states[2, 2, 2], []
+kept = []
 with tempfile.TemporaryDirectory() as folder:
     checkpoints = Checkpoints(Path(folder))
-    checkpoints.save(3, state, {"step": 3}, best=True)
+    checkpoints.save(3, full[2, 2, 2], {"step": 2}, best=True)
     checkpoints.close()
     for sizes in [(1, 1, 1), (8, 1, 1), (1, 8, 1)]:
-        like = states[sizes]
-        found, _ = Checkpoints(Path(folder)).restore(like)
-        same = jax.tree.map(lambda a, b, c: np.array_equal(a, b) and a.sharding == c.sharding, found, state, like)
+        like = full[sizes]
+        state, _ = Checkpoints(Path(folder)).restore(like)
+        same = jax.tree.map(
+            lambda a, b, c: np.array_equal(a, b) and a.sharding == c.sharding, state, full[2, 2, 2], like
+        )
         kept.append(all(jax.tree.leaves(same)))
 result["restored"] = kept
 print(json.dumps(result))

@@ -1,0 +1,139 @@
+"""`ftjax generate`: text to the terminal and files of answers that a killed run goes on with."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+import ftjax
+from ftjax.cli.main import main
+
+PROMPTS = ["abc", "the cat", "x", "once upon a time", "zz"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, make):
+    """A tiny GPT-2 with a byte tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    made = make("gpt2", max_positions=64, vocab_size=257)
+    ftjax.save(folder, made.model, made.params)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate([*alphabet, "<|endoftext|>"])}, []))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def run(directory, capsys):
+    """run(*flags) -> (exit code, stdout, the lines of ours on stderr)."""
+
+    def call(*flags):
+        code = main(["generate", f"--model={directory}", "--max_new_tokens=6", *flags])
+        said = capsys.readouterr()
+        return code, said.out, [line for line in said.err.splitlines() if line.startswith("ftjax: ")]
+
+    return call
+
+
+@pytest.fixture
+def answer(run, tmp_path):
+    """answer(*flags, prompts) -> as run, of a file of prompts; and where the answers are."""
+    output = tmp_path / "out.jsonl"
+
+    def call(*flags, prompts=PROMPTS):
+        rows = "".join(json.dumps({"prompt": p, "id": i}) + "\n" for i, p in enumerate(prompts))
+        (tmp_path / "in.jsonl").write_text(rows)
+        return run(f"--input={tmp_path / 'in.jsonl'}", f"--output={output}", "--batch_size=2", *flags)
+
+    call.output = output
+    return call
+
+
+def test_text(run):
+    code, out, _ = run("--prompt=abc", "--prompt=the cat", "--do_sample", "--seed=3")
+    assert code == 0 and out.startswith("abc") and "the cat" in out
+    code, streamed, _ = run("--prompt=abc", "--do_sample", "--seed=3", "--stream")
+    assert code == 0 and streamed.startswith("abc") and out.startswith(streamed)
+
+
+def test_stops(run):
+    _, out, _ = run("--prompt=abc", "--do_sample", "--seed=3", "--temperature=5")
+    letter = out[len("abc") + 2]
+    code, cut, _ = run("--prompt=abc", "--do_sample", "--seed=3", "--temperature=5", f"--stop={letter}")
+    assert code == 0 and cut.rstrip("\n") == "abc" + out[len("abc") :].split(letter)[0]
+
+
+def test_a_file_of_answers_is_gone_on_with(answer):
+    flags = ("--do_sample", "--num_return_sequences=2", "--seed=1")
+    code, said, err = answer(*flags)
+    assert code == 0 and "5 prompts answered" in said, err
+    whole = answer.output.read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["id"] for row in rows] == [0, 1, 2, 3, 4] and [row["prompt"] for row in rows] == PROMPTS
+    assert all(len(row[name]) == 2 for row in rows for name in ("continuations", "scores", "tokens"))
+    assert all(score < 0 for row in rows for score in row["scores"])
+
+    lines = whole.splitlines(keepends=True)
+    answer.output.write_bytes(b"".join(lines[:3]) + lines[3][:-7])  # killed while it wrote the fourth
+    code, said, _ = answer(*flags)
+    assert code == 0 and "2 prompts answered, 3 were there" in said and answer.output.read_bytes() == whole
+    code, said, _ = answer(*flags)
+    assert code == 0 and "0 prompts answered" in said and answer.output.read_bytes() == whole
+
+    code, _, err = answer("--do_sample", "--num_return_sequences=2", "--seed=2")
+    assert code == 2 and len(err) == 1 and "seed was 1, is 2" in err[0]
+    code, _, err = answer(*flags, prompts=PROMPTS[::-1])
+    assert code == 2 and "input was" in err[0] and answer.output.read_bytes() == whole
+
+
+def test_beams_of_a_file(answer):
+    code, _, err = answer("--num_beams=3", "--num_return_sequences=3", "--beam_rule=lora", prompts=PROMPTS[:2])
+    assert code == 0, err
+    for line in answer.output.read_text().splitlines():
+        scores = json.loads(line)["scores"]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], ["--prompt", "--input"]),
+    (["--prompt=a", "--input=x.jsonl"], ["either"]),
+    (["--input=x.jsonl"], ["--output"]),
+    (["--input=nowhere.jsonl", "--output=out.jsonl"], ["nowhere.jsonl"]),
+    (["--prompt=a", "--prompt=b", "--stream"], ["one --prompt"]),
+    (["--prompt=a", "--stream", "--num_beams=2"], ["only one sequence"]),
+    (["--prompt=a", "--stop=x", "--num_beams=2"], ["stop ids"]),
+    (["--prompt=a", "--stop="], ["empty"]),
+    (["--prompt="], ["--prompt=''", "bos"]),
+    (["--prompt=" + "a" * 60], ["60 tokens", "room for 58"]),
+    (["--prompt=a", "--num_beams=2", "--do_sample"], ["num_beams=2"]),
+    (["--prompt=a", "--num_return_sequences=2"], ["num_return_sequences=2"]),
+])  # fmt: skip
+def test_bad_input(run, flags, words):
+    code, _, err = run(*flags)
+    assert code == 2 and len(err) == 1 and all(word in err[0] for word in words), err
+
+
+@pytest.mark.parametrize("row, word", [
+    ('{"text": "a"}', "no text under 'prompt'"),
+    ('{"prompt": 3}', "no text under 'prompt'"),
+    ('{"prompt": "a", "scores": 1}', "has scores already"),
+    ('{"prompt": ""}', "bos"),
+    (json.dumps({"prompt": "a" * 60}), "60 tokens"),
+    ('{"prompt": ', "not JSON"),
+])  # fmt: skip
+def test_bad_rows_are_named(run, tmp_path, row, word):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n' + row + "\n")
+    code, _, err = run(f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}")
+    assert code == 2 and len(err) == 1 and "in.jsonl:2" in err[0] and word in err[0], err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_file_of_others_is_left_alone(answer):
+    answer.output.write_text("notes\n")
+    code, _, err = answer()
+    assert code == 2 and "exists" in err[0] and answer.output.read_text() == "notes\n"

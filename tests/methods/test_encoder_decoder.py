@@ -1,0 +1,111 @@
+"""Every method on an encoder-decoder: what holds on one stack holds on two that see each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.models.transformer import empty_cache
+from ftjax.objectives.lm import causal_lm
+from tests.methods.conftest import CASES, LENGTH, descended, wrapped
+from tests.methods.test_methods import CHANGES_STEP_0, NEAR, NO_GRADIENT, unmergeable
+
+APPLIES = [case for case in CASES if case not in ("head", "bitfit") and "qkv" not in case]
+WRAPPED = ("prompt", "p_tuning")  # virtual tokens are among the encoder's
+cases = pytest.mark.parametrize("case", APPLIES)
+
+
+def laid(tuned, examples, lay, side="right", rows=((0,), (1,), (2,))):
+    """A batch whose encoder reads other texts than its decoder writes, a row's in the same order."""
+    sources = [wrapped(e, tuned.around) for e in examples(5, 7, 3, seed=1)]
+    batch, _ = lay([[examples(6, 3, 4)[i] for i in row] for row in rows], LENGTH, side)
+    source, _ = lay([[sources[i] for i in row] for row in rows], LENGTH, side)
+    names = ("input_ids", "segment_ids", "position_ids")
+    return batch | {f"encoder_{name}": source[name] for name in names}
+
+
+@pytest.fixture
+def tuned(tune, examples, lay, case):
+    made = tune(case, "t5", "lm")
+    return made._replace(batch=laid(made, examples, lay))
+
+
+def logits(tuned, variables, batch=None):
+    expanded = tuned.method.expand(variables["adapters"], variables["params"])
+    inputs = {k: v for k, v in (batch or tuned.batch).items() if not k.startswith("label")}
+    return tuned.made.model.apply({**variables, "adapters": expanded}, **inputs).logits
+
+
+@cases
+def test_step_0_and_what_moves(tuned, case):
+    if not case.startswith(CHANGES_STEP_0):
+        base = logits(tuned, {**tuned.variables, "adapters": {}})
+        near = NEAR.get(case.split()[0], 0.0)
+        np.testing.assert_allclose(logits(tuned, tuned.variables), base, rtol=0, atol=10 * near)
+    before = tree.flatten(jax.tree.map(np.array, tuned.variables))
+    train, frozen = tree.split(tuned.variables, tuned.labels)
+    wanted = {path for path, name in tree.flatten(tuned.labels).items() if name != tree.FREEZE}
+    for _ in range(2):  # LoRA's A and the like wait a step for what starts at zero
+        train, _ = descended(tuned, train, frozen, tuned.batch)
+    moved = {path for path, x in tree.flatten(tree.join(train, frozen)).items() if not np.array_equal(x, before[path])}
+    still = {path for path in wanted - moved if not path.endswith(NO_GRADIENT)}
+    assert moved <= wanted and not still
+
+
+@cases
+def test_merged_equals_unmerged(tuned, randomised, case):
+    adapters = randomised(tuned.variables["adapters"], scale=0.2)
+    variables = {**tuned.variables, "adapters": adapters}
+    if unmergeable(case) or not adapters:
+        return
+    if "llama_adapter" in case:
+        with pytest.raises(UserError, match="cannot merge"):
+            tuned.method.merge(tuned.variables["params"], adapters)
+        return
+    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters), "adapters": {}}
+    np.testing.assert_allclose(logits(tuned, merged), logits(tuned, variables), rtol=1e-3, atol=1e-4)
+    assert np.abs(logits(tuned, merged) - logits(tuned, {**variables, "adapters": {}})).max() > 1e-2
+
+
+@pytest.mark.parametrize("case", ["full", "lora", "houlsby", "prompt", "prefix", "prefix of peft", "ia3"])
+def test_padding_and_packing_do_not_change_the_loss(tuned, randomised, examples, lay, case):
+    adapters = randomised(tuned.variables["adapters"])
+    variables = {**tuned.variables, "adapters": tuned.method.expand(adapters, tuned.variables["params"])}
+    loss = causal_lm(tuned.made.model).loss
+    total = loss(variables, tuned.batch, None)
+    for rows, side in ((((0,), (1,), (2,)), "left"), (((0, 1), (2,), ()), "right")):
+        other = loss(variables, laid(tuned, examples, lay, side, rows), None)
+        np.testing.assert_allclose(other.loss, total.loss, rtol=2e-5)
+        assert other.weight == total.weight
+
+
+@pytest.mark.parametrize("case", ["lora", "houlsby", "prompt", "prefix", "llama_adapter"])
+def test_cached_decoding_is_the_full_forward(tuned, randomised, case):
+    model, adapters = tuned.made.model, randomised(tuned.variables["adapters"])
+    variables = {**tuned.variables, "adapters": tuned.method.expand(adapters, tuned.variables["params"])}
+    ids, rng = tuned.batch["input_ids"], np.random.default_rng(0)
+    ids = jnp.asarray(rng.integers(0, 50, (3, 4)))
+    segments = jnp.minimum(tuned.batch["encoder_segment_ids"], 1)
+    source = {"encoder_input_ids": tuned.batch["encoder_input_ids"], "encoder_segment_ids": segments}
+    whole = model.apply(variables, ids, **source, method="hidden").last_hidden
+    memory = model.apply(variables, source["encoder_input_ids"], segments, method="encode").last_hidden
+    cache = empty_cache(model.cfg, 3, 4, LENGTH)
+    out = model.apply(
+        variables, ids[:, :2], encoder_hidden=memory, encoder_segment_ids=segments, cache=cache, method="hidden"
+    )
+    np.testing.assert_allclose(out.last_hidden, whole[:, :2], rtol=1e-4, atol=1e-5)
+    for i in (2, 3):
+        at = jnp.full((3, 1), i)
+        out = model.apply(variables, ids[:, i : i + 1], position_ids=at, cache=out.cache, method="hidden")
+        np.testing.assert_allclose(out.last_hidden[:, 0], whole[:, i], rtol=1e-4, atol=1e-5)
+
+
+def test_missing_and_needless_encoder_inputs(make):
+    t5, gpt2 = make("t5"), make("gpt2")
+    ids = jnp.ones((1, 3), jnp.int32)
+    with pytest.raises(UserError, match="needs encoder_input_ids"):
+        t5.model.apply({"params": t5.params}, ids)
+    with pytest.raises(UserError, match="has no encoder"):
+        gpt2.model.apply({"params": gpt2.params}, ids, encoder_input_ids=ids)
