@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ftjax.errors import UserError
 from ftjax.hub import (
     albert,
+    bart,
     bert,
     deberta,
     electra,
@@ -25,17 +26,21 @@ from ftjax.hub import (
     olmo,
     qwen,
     roberta,
+    t5,
 )
 from ftjax.hub.family import Family, config_of, hf_config
 from ftjax.models.transformer import Transformer
 from ftjax.nn.config import Config
 from ftjax.nn.layers import uncut
 
-_MODULES = (gpt, gpt2, llama, mistral, olmo, bert, roberta, electra, albert, deberta, modernbert)
 FAMILIES = {
     family.model_type: family
-    for family in (*(module.FAMILY for module in _MODULES), roberta.XLM, *qwen.FAMILIES, *gemma.FAMILIES)
-}
+    for family in (
+        bert.FAMILY, roberta.FAMILY, roberta.XLM, electra.FAMILY, albert.FAMILY, deberta.FAMILY, modernbert.FAMILY,
+        gpt.FAMILY, gpt2.FAMILY, llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3, gemma.GEMMA2, gemma.GEMMA3,
+        olmo.FAMILY, t5.FAMILY, bart.BART, bart.MBART,
+    )
+}  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 CHOSEN_BY_LOAD = ("head", "num_classes", "dtype", "family", "encoder")
 CLASSIFIERS = ("classification", "tagging")

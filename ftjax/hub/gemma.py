@@ -110,4 +110,3 @@ GEMMA3 = llama.FAMILY._replace(
     to_config=to_config3,
     to_hf=to_hf3,
 )
-FAMILIES = (GEMMA2, GEMMA3)

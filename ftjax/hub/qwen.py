@@ -56,4 +56,3 @@ QWEN3 = llama.FAMILY._replace(
     to_config=to_config3,
     to_hf=to_hf3,
 )
-FAMILIES = (QWEN2, QWEN3)

@@ -126,6 +126,7 @@ class Stack(nn.Module):
         *,
         tokens: Embed | None = None,
         memory: tuple[jax.Array, jax.Array] | None = None,
+        max_segments: int | None = None,
         cache: Cache | None = None,
         training: bool = False,
         output_hidden_states: bool = False,
@@ -152,12 +153,13 @@ class Stack(nn.Module):
                 kv += (cache.source.k, cache.source.v)
                 source = cache.source.segments if source is None else source
         ctx = Context(
-            real=segments != 0,
+            segments=segments,
+            max_segments=max_segments,
             everywhere=self._sight(positions, segments, at, key_segments, 0),
             nearby=self._sight(positions, segments, at, key_segments, cfg.window) if cfg.window else None,
             relative=self.relative(positions, at) if cfg.positions in ("t5", "disentangled") else None,
             memory=None if memory is None else memory[0],
-            memory_mask=None if source is None else visible(segments, segments, source, source, False),
+            memory_segments=source,
             index=None if cache is None else cache.index,
             training=training,
             attentions=output_attentions,
@@ -190,7 +192,7 @@ class Stack(nn.Module):
         x, one = jnp.zeros((1, 1, cfg.hidden_size), cfg.dtype), jnp.ones((1, 1), jnp.int32)
         sight = Sight(visible(one, one, one, one, cfg.causal), None)
         memory = jnp.zeros((1, 1, cfg.encoder.hidden_size), cfg.dtype) if cfg.encoder else None
-        ctx = Context(one != 0, sight, None, None, memory, sight.mask, None, False, False)
+        ctx = Context(one, None, sight, None, None, memory, one, None, False, False)
         init = lambda k: Block(cfg, parent=None).init(k, x, ctx, None, 0)["params"]  # noqa: E731
         return jax.vmap(init)(jax.random.split(key, cfg.rows))
 

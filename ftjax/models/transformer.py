@@ -114,13 +114,14 @@ class Transformer(Stack):
             source = _segments(ids, encoder_attention_mask, encoder_segment_ids)
             if encoder_hidden is None:
                 encoder_hidden = self.encoder.run(
-                    encoder_input_ids, source, encoder_position_ids, None, tokens=self.embed.tokens, training=training
-                ).last_hidden
+                    encoder_input_ids, source, encoder_position_ids, None, tokens=self.embed.tokens, training=training,
+                    max_segments=self._most(encoder_attention_mask, encoder_segment_ids),
+                ).last_hidden  # fmt: skip
             memory = (encoder_hidden, source)
         return self.run(
             input_ids, _segments(input_ids, attention_mask, segment_ids), position_ids, token_type_ids, memory=memory,
-            cache=cache, training=training, output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+            max_segments=self._most(attention_mask, segment_ids), cache=cache, training=training,
+            output_hidden_states=output_hidden_states, output_attentions=output_attentions,
         )  # fmt: skip
 
     def encode(
@@ -132,8 +133,13 @@ class Transformer(Stack):
         """The encoder's pass alone; `last_hidden [B, S, D]` is what `encoder_hidden` takes."""
         segments = _segments(encoder_input_ids, encoder_attention_mask, None)
         return self.encoder.run(
-            encoder_input_ids, segments, None, None, tokens=self.embed.tokens, output_hidden_states=output_hidden_states
-        )
+            encoder_input_ids, segments, None, None, tokens=self.embed.tokens,
+            max_segments=self._most(encoder_attention_mask, None), output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+
+    def _most(self, mask: jax.Array | None, segments: jax.Array | None) -> int | None:
+        """How many segments a row has at most: of a mask, one, with padding on either side."""
+        return self.cfg.max_segments if segments is not None else int(mask is not None)
 
     def logits(self, x: jax.Array, training: bool = False) -> jax.Array:
         """Vocabulary logits of hidden states: `[..., D]` -> `[..., V]`, fp32."""

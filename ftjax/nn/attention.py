@@ -1,11 +1,13 @@
 """Masks and attention. Masks come from (position, segment) alone, never from slot order."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ftjax.nn import kernels
 from ftjax.nn.config import Config
 from ftjax.nn.core import Linear, Norm
 from ftjax.nn.hooks import Site, acting, dropout
@@ -50,12 +52,13 @@ class Relative(NamedTuple):
 class Context(NamedTuple):
     """What every layer of one forward pass shares."""
 
-    real: jax.Array  # bool [B, T]: not padding
+    segments: jax.Array  # [B, T], 0 on padding
+    max_segments: int | None  # of a row, as in `kernels.Request`
     everywhere: Sight
     nearby: Sight | None  # of the layers with a window
     relative: Relative | None
     memory: jax.Array | None  # [B, S, D]: what the encoder made of its tokens; None where the cache knows it
-    memory_mask: jax.Array | None  # bool [B, 1, T, S]
+    memory_segments: jax.Array | None  # [B, S]
     index: jax.Array | None  # the cache's first free slot
     training: bool
     attentions: bool  # return the probabilities
@@ -168,7 +171,7 @@ class Attention(nn.Module):
         q, scale = project("q", x), cfg.attention_scale or cfg.head_dim**-0.5
         bias = None
         if self.cross:
-            mask: Any = ctx.memory_mask
+            mask: Any = visible(ctx.segments, ctx.segments, ctx.memory_segments, ctx.memory_segments, False)
             if ctx.memory is None:  # the cache has them
                 k, v = (_row(c, layer) for c in kv)
             else:
@@ -189,17 +192,27 @@ class Attention(nn.Module):
                     table = site.dropout(table, cfg.hidden_dropout) if cfg.hidden_dropout else table
                     far = [project(name, table) for name in "qk"]
                     bias = disentangled(q, k, *far, ctx.relative.rows) * scale
+        keys = k.shape[1]
         for adapter in acting(self, "keys_values", cfg.num_kv_heads, cfg.head_dim):
             pk, pv = (jnp.broadcast_to(p.astype(k.dtype), (b, *p.shape[-3:])) for p in adapter.keys_values(site))
             k, v = jnp.concatenate([pk, k], 1), jnp.concatenate([pv, v], 1)
-            seen = jnp.broadcast_to(ctx.real[:, None, :, None], (b, 1, t, pk.shape[1]))
+            seen = jnp.broadcast_to((ctx.segments != 0)[:, None, :, None], (b, 1, t, pk.shape[1]))
             mask = jnp.concatenate([seen, mask], -1)
             if bias is not None:
                 bias = jnp.concatenate([jnp.zeros((*bias.shape[:3], pk.shape[1]), bias.dtype), bias], -1)
         key = self.make_rng("dropout") if ctx.training and cfg.attention_dropout else None
-        out, probs = attend(
-            q, k, v, mask, key, cfg.attention_dropout, scale=scale, bias=bias, softcap=cfg.attention_softcap
-        )
+        request = kernels.Request(
+            q.dtype, cfg.head_dim, t, cfg.causal and not self.cross, 0 if self.cross else cfg.window,
+            cfg.attention_softcap, ctx.max_segments, self.cross, bias is not None, k.shape[1] != keys,
+            key is not None, ctx.attentions, ctx.index is not None,
+        )  # fmt: skip
+        kernel = kernels.choose(cfg.attention, jax.default_backend(), request, kernels.capability())
+        if kernel == "xla":
+            out, probs = attend(
+                q, k, v, mask, key, cfg.attention_dropout, scale=scale, bias=bias, softcap=cfg.attention_softcap
+            )
+        else:
+            out, probs = self._fused(kernel, q, k, v, ctx, layer, scale), None
 
         def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return attend(q, k[None], v[None], None, scale=scale, softcap=cfg.attention_softcap)[0]
@@ -218,6 +231,24 @@ class Attention(nn.Module):
         for adapter in acting(self, "sublayer", cfg.hidden_size):
             y = adapter.sublayer(x, y, site)
         return y, kv, probs if ctx.attentions else None
+
+    def _fused(
+        self, kernel: str, q: jax.Array, k: jax.Array, v: jax.Array, ctx: Context, layer: jax.Array, scale: float
+    ) -> jax.Array:
+        cfg = self.cfg
+        options: dict[str, Any] = {"softcap": cfg.attention_softcap}
+        if kernel == "cudnn":
+            options = {"max_segments": ctx.max_segments}
+        if self.cross:
+            options["key_segments"] = ctx.memory_segments
+        run = functools.partial(
+            getattr(kernels, kernel), q, k, v, segments=ctx.segments, causal=cfg.causal and not self.cross,
+            scale=scale, **options,
+        )  # fmt: skip
+        if self.cross or not cfg.window:
+            return run()
+        near = functools.partial(run, window=cfg.window)
+        return jax.lax.cond(jnp.isin(layer, jnp.asarray(cfg.global_layers)), run, near) if cfg.global_layers else near()
 
     def _sight(self, ctx: Context, layer: jax.Array) -> Sight:
         if ctx.nearby is None:

@@ -94,6 +94,8 @@ class Config:
     pooler_dropout: float = 0.0  # before it
 
     dtype: Any = jnp.float32
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"  # see `ftjax.nn.kernels`
+    max_segments: int | None = None  # examples that a row of segment_ids packs at most, where it is known (cudnn)
     scan_unroll: int = 1
     remat: bool = False
 
@@ -102,7 +104,7 @@ class Config:
         new = dataclasses.replace(self, **fields)
         if new.encoder is None:
             return new
-        shared = {name: getattr(new, name) for name in ("dtype", "scan_unroll", "remat")}
+        shared = {name: getattr(new, name) for name in ("dtype", "attention", "max_segments", "scan_unroll", "remat")}
         return dataclasses.replace(new, encoder=dataclasses.replace(new.encoder, **shared))
 
     @property

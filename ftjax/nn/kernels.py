@@ -22,8 +22,8 @@ ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that rows and heads are sp
 class Request(NamedTuple):
     """What is asked of one attention, as far as it is known before tracing.
 
-    `length` is of the queries. `window`: 0 none; causal: a query sees itself and `window - 1` keys before it; else
-    `window` keys on each side. `max_segments`: 0 for rows of one segment, padded on the right; n for up to n segments
+    `length` is of the queries. `window`: 0 none, else a query sees itself and `window - 1` keys before it, and as many
+    after it if not causal. `max_segments`: 0 for rows of one segment, padded on the right; n for up to n segments
     anywhere in a row (packed; padded on the left: 1); None if not known. `cross`: the keys are another sequence's.
     `bias`: scores get a bias, as T5's. `prefix`: there are keys beside the tokens' own. `dropout` is of probabilities,
     and `probabilities` are to be returned.
@@ -164,7 +164,7 @@ def _kernel(
     """The kernel for q `[H, t, hd]`, k and v `[K, s, hd]`, and its type of segments."""
     from jax.experimental.pallas.ops.tpu import splash_attention as lib  # slow to import
 
-    behind = (window - 1 if causal else window) if window else None
+    behind = window - 1 if window else None
     mask = lib.LocalMask((t, s), (behind, 0 if causal else behind), 0) if causal or window else lib.FullMask((t, s))
     blocks = lib.BlockSizes(block_q=bq, block_q_dkv=bq, block_q_dq=bq, block_kv=bk, block_kv_dkv=bk, block_kv_dq=bk)
     with jax.ensure_compile_time_eval():

@@ -131,8 +131,13 @@ def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], li
 
     A row has `text` or `prompt`, `prediction`, `reference`, and `correct`.
     """
-    data = load_data(f, parts, split, training=False)
     mesh = make_mesh(f.mesh)
+    with jax.set_mesh(mesh):
+        return _evaluate_split(f, parts, split, mesh)
+
+
+def _evaluate_split(f: Any, parts: Parts, split: str, mesh: Mesh) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    data = load_data(f, parts, split, training=False)
     train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
     found, samples = Evaluator(parts, data, mesh, f)(train, frozen)
     result: dict[str, Any] = {"split": split, "examples": len(data.encoded), "dropped": data.encoded.dropped, **found}

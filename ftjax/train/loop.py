@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ftjax import tree
@@ -45,14 +46,19 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
         that nothing in this run uses.
       RunError: a loss that is not finite; the last good state is saved.
     """
+    f = Fields(config)
+    mesh = make_mesh(f.mesh)
+    with jax.set_mesh(mesh):  # fused attention, which no compiler can cut, is spread over it by hand
+        return _train(f, mesh, config, default, workdir)
+
+
+def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, Any]:
     began, code = time.perf_counter(), commit()
 
     # What is asked for. Nothing is written until all of it is found right.
-    f = Fields(config)
     parts = build(f, f.warm_start)
     data = load_data(f, parts, "train", training=True)
     held = load_data(f, parts, f.task.eval_split, training=False)
-    mesh = make_mesh(f.mesh)
     per_epoch = data.loader.steps_per_epoch
     steps = math.ceil(f.epochs * per_epoch) if f.steps is None else f.steps
     eval_every = per_epoch if f.eval_every is None else f.eval_every

@@ -68,9 +68,7 @@ def load_run(workdir: Path) -> tuple[Fields, Parts]:
     """
     f = Fields(read_config(workdir))
     parts = build(f, f.warm_start)
-    return f, parts._replace(
-        variables=put(parts.variables, read_best(workdir), parts.model.cfg.rows, str(workdir))
-    )
+    return f, parts._replace(variables=put(parts.variables, read_best(workdir), parts.model.cfg.rows, str(workdir)))
 
 
 def build(f: Fields, warm_start: str = "") -> Parts:

@@ -171,6 +171,21 @@ def test_export(saved, name, tmp_path):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, params_again))
 
 
+@pytest.mark.parametrize("name", ["electra-mlm", "albert-mlm", "debertav2-conv-mlm", "modernbert-mlm"])
+def test_packed_rows(saved, name):
+    """Two examples in one row, or each in its own: neither sees the other, scanned layers included."""
+    model, params = ftjax.load(saved(name)[1])
+    ids = np.random.default_rng(1).integers(3, 41, (3, 12))
+    segments, column = np.ones((3, 12), np.int32), np.arange(12)
+    ids[1], ids[2, :5] = ids[0], ids[0, 7:]
+    segments[0, 7:], segments[1, 7:], segments[2, 5:] = 2, 0, 0
+    positions = np.where(segments == 2, column - 7, column)
+    inputs = {"segment_ids": segments, "position_ids": positions}
+    hidden = jax.jit(lambda p: model.apply({"params": p}, ids, **inputs).last_hidden)(params)
+    close(hidden[0, :7], hidden[1, :7])
+    close(hidden[0, 7:], hidden[2, :5])
+
+
 @pytest.mark.parametrize("name", [
     "roberta-mlm", "electra-rtd", "albert-mlm", "debertav2-conv-mlm", "debertav2-class", "modernbert-biases-mlm",
     "modernbert-class",

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 import ftjax
 from ftjax import hub
 from ftjax.errors import UserError
-from ftjax.nn.config import RopeScaling
 from ftjax.hub import files
+from ftjax.nn.config import RopeScaling
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_old_rope_options(copy):
     cfg = ftjax.load(copy("llama", scaled))[0].cfg
     assert cfg.rope_theta == 77.0 and cfg.rope_scaling == RopeScaling("linear", 2.0)
     assert ftjax.load(copy("llama", scaled | {"rope_scaling": None}))[0].cfg.rope_scaling is None
-    assert "rope_scaling" in message(ftjax.load, copy("llama", scaled | {"rope_scaling": {"type": "yarn", "factor": 2}}))
+    yarn = {"rope_scaling": {"type": "yarn", "factor": 2}}
+    assert "rope_scaling" in message(ftjax.load, copy("llama", scaled | yarn))
 
 
 def test_all_tensors_at_fault_in_one_line(copy):

@@ -31,8 +31,8 @@ STARTS = {  # from the base's own values
     "dora": ("lora", dict(dora=True, rank=2, targets=("attention", "embed"))),
 }
 NUMBERS = [*((case, "gpt2") for case in (
-    "full", "head", "top_layers", "gradual", "bitfit", "lora qkv", "dora", "pissa", "ia3", "houlsby", "prompt", "prefix",
-    "p_tuning", "llama_adapter+top_layers",
+    "full", "head", "top_layers", "gradual", "bitfit", "lora qkv", "dora", "pissa", "ia3", "houlsby", "prompt",
+    "prefix", "p_tuning", "llama_adapter+top_layers",
 )), ("lora", "llama"), ("pfeiffer", "bert")]  # fmt: skip
 everywhere = pytest.mark.parametrize(("case", "shape"), [*((case, "gpt2") for case in CASES), *ELSEWHERE])
 

@@ -28,7 +28,7 @@ def plain(q, k, v, segments, key_segments, causal, window=0, **options):
     positions, key_positions = (
         jnp.arange(x.shape[1]) - (x[:, :, None] == x[:, None]).argmax(-1) for x in (segments, key_segments)
     )
-    seen = visible(positions, segments, key_positions, key_segments, causal, window + (not causal and window > 0))
+    seen = visible(positions, segments, key_positions, key_segments, causal, window)
     return jnp.where((segments != 0)[..., None, None], attend(q, k, v, seen, **options)[0], 0)
 
 

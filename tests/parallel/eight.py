@@ -103,9 +103,9 @@ def mesh_of(*sizes):
 result: dict = {"devices": len(jax.devices()), "runs": {}}
 full = {}
 for name, (fields, options, meshes) in RUNS.items():
-    (start, *made), found, one = parts(name, fields, options), [], None
+    (start, frozen, step), found, one = parts(name, fields, options), [], None
     for sizes in [(1, 1, 1), *meshes]:
-        seen, state, compiles = run(mesh_of(*sizes), batch(options["head"]), start, *made)
+        seen, state, compiles = run(mesh_of(*sizes), batch(options["head"]), start, frozen, step)
         one = one or state
         flat = [tree.flatten(each) for each in (state, one, start)]
         leaves = {path: compared(*(each[path] for each in flat)) for path in flat[0]}
