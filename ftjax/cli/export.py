@@ -39,7 +39,8 @@ def main(values: flags.FlagValues) -> None:
     if form == "peft":
         _peft(f, parts, folder)
     else:
-        save_model(f, parts, parts.method.merge(parts.variables["params"], parts.variables["adapters"]), folder)
+        merged = parts.method.merge(parts.variables["params"], parts.variables["adapters"])
+        save_model(f, parts, merged, folder, [Path(workdir)])
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 
@@ -72,13 +73,14 @@ def _is_base_pooler(f: Any, parts: Any) -> bool:
     from ftjax import hub
     from ftjax.hub import files, names
 
-    family = hub.FAMILIES["bert"]
+    family = hub.family_of(parts.model.cfg)
     stored = names.normalise(family, files.read_weights(files.resolve(f.model.path)))
+    places = family.places(parts.model.cfg)
     for leaf, value in parts.variables["params"]["pooler"].items():
-        weight = family.weights[f"pooler/{leaf}"]
+        weight = places[f"pooler/{leaf}"]
         if weight.name not in stored:
             return False
-        base = stored[weight.name].read()
+        base = stored[weight.name].read(())
         if not np.array_equal((base.T if weight.transpose else base).astype(value.dtype), np.asarray(value)):
             return False
     return True

@@ -8,6 +8,7 @@ ftjax generate --workdir=RUN --input=FILE.jsonl --output=OUT.jsonl continues eve
 """
 
 import hashlib
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.decode.stream import stream
     from ftjax.decode.text import Stops
 
-    start = _load(get("workdir"), get("model"))
+    start = _load(get("workdir") or get("model"), bool(get("workdir")))
     tokenizer, eos = start.tokenizer, start.tokenizer.eos_token_id
     stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
@@ -112,14 +113,14 @@ def main(values: flags.FlagValues) -> None:
             print(before[i] + stops.text(sequence.tokens), flush=True)
 
 
-def _load(workdir: str | None, name: str | None) -> Start:
+def _load(name: str, is_run: bool) -> Start:
     from ftjax import hub
     from ftjax.train.restore import load_run
 
-    if not workdir:
+    if not is_run:
         model, params = hub.load(name, head="lm")
         return Start(model, params, None, hub.tokenizer(name), lambda tokens: tokens)
-    _, parts = load_run(Path(workdir))
+    _, parts = load_run(Path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     return Start(parts.model, params, adapters, parts.tokenizer, parts.around.prompt if parts.around else list)
@@ -170,6 +171,7 @@ def _answer_file(
     with appending(output) as add:
         for i, found in progress:
             texts = [stops.text(sequence.tokens) for sequence in found]
-            scores, tokens = [sequence.score for sequence in found], [sequence.tokens for sequence in found]
+            scores = [sequence.score if math.isfinite(sequence.score) else None for sequence in found]
+            tokens = [sequence.tokens for sequence in found]
             add({**rows[i], **dict(zip(ADDED, (texts, scores, tokens)))})
     print(f"{output}: {len(rows) - done} prompts answered, {done} were there")

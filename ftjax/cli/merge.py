@@ -50,5 +50,5 @@ def main(values: flags.FlagValues) -> None:
         each = [one.method.expand(one.variables["adapters"], one.variables["params"]) for _, one in runs]
         adapters = methods.combine(each, weights)
     merged = parts.method.merge(parts.variables["params"], adapters)
-    save_model(f, parts, merged, Path(get("output")))
+    save_model(f, parts, merged, Path(get("output")), workdirs)
     print(f"{get('output')}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")

@@ -175,8 +175,11 @@ def request(
     examples = np.arange(len(ids)) if example_ids is None else np.asarray(example_ids, np.int32)
     left = np.argsort(mask, 1, kind="stable")  # padding first, then the tokens in their order
     packed = (jnp.asarray(np.take_along_axis(x, left, 1)) for x in (ids, mask))
-    one = jnp.ones((len(ids), 1), jnp.int32)
-    prompt = Prompt(*packed) if cfg.encoder is None else Prompt(one * decoder_start_token_id, one, *packed)
+    if decoder_start_token_id is None:
+        prompt = Prompt(*packed)
+    else:
+        one = jnp.ones((len(ids), 1), jnp.int32)
+        prompt = Prompt(one * decoder_start_token_id, one, *packed)
     return Request(model, variables, prompt, examples, seed, max_new_tokens, ends, pad_token_id, how)
 
 

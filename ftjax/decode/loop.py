@@ -78,7 +78,7 @@ def for_steps(model: Transformer, variables: Any, n: int) -> Any:
     every layer's slice (GPT-2 small: half the time a token, for 8 s more of compilation)."""
     if model.cfg.scan_unroll < 0:
         rows, params = model.cfg.rows, variables["params"]
-        layers = cut(uncut(params["layers"], rows), rows, range(1, rows))
+        layers = cut(uncut(params["layers"]), rows, range(1, rows))
         variables = {**variables, "params": {**params, "layers": layers}}
     return jax.tree.map(
         lambda x: x.replace(index=jnp.repeat(x.index, n, -1)) if isinstance(x, PerExample) else x,

@@ -46,7 +46,7 @@ def appending(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     with path.open("a", encoding="utf-8") as file:
 
         def add(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
 
         yield add

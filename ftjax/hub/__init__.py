@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from ftjax.errors import UserError
 from ftjax.hub import (
@@ -54,6 +55,7 @@ def load(
     head: str | None = None,
     num_classes: int = 0,
     seed: int = 0,
+    sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
     **overrides: Any,
 ) -> tuple[Transformer, Any]:
     """The model and the parameters of a checkpoint: a directory, a hub id, or a model shipped with ftjax.
@@ -64,6 +66,8 @@ def load(
       head: one of `Config.head` that the family has; None for what config.json's `architectures` says. The parts of
         another head than that, where the file lacks them, are newly initialised from `seed`, with a logged warning.
       num_classes: of a classifier; 0 for the file's own. Another number than the file's gives a new classifier.
+      sharding: (path, shape) -> where a parameter lives; each device is given its own part as it is read from the file.
+        None for the first device.
       overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
     Returns:
       (model, params): nested dicts of jax arrays, layers stacked `[L, ...]`.
@@ -73,14 +77,22 @@ def load(
     folder = files.resolve(path_or_id)
     hf = files.read_json(folder / "config.json")
     try:
-        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, overrides)
+        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, sharding, overrides)
     except UserError as error:
         where = str(folder)
         raise error if where in str(error) else UserError(f"{where}: {error}") from None
 
 
 def _load(
-    folder: Path, hf: dict, dtype: Any, compute_dtype: Any, head: str | None, classes: int, seed: int, overrides: dict
+    folder: Path,
+    hf: dict,
+    dtype: Any,
+    compute_dtype: Any,
+    head: str | None,
+    classes: int,
+    seed: int,
+    sharding: Any,
+    overrides: dict,
 ) -> tuple[Transformer, Any]:
     family = FAMILIES.get(hf.get("model_type", ""))
     if family is None:
@@ -110,7 +122,7 @@ def _load(
             raise UserError(f"head={head!r} of a checkpoint without such a head needs num_classes")
         overrides = {"num_classes": classes or theirs, **overrides}
     model = Transformer(config_of(family, hf, head, dtype=compute_dtype, **overrides))
-    return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed)
+    return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed, sharding=sharding)
 
 
 def save(

@@ -25,7 +25,7 @@ class Stored(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str  # as in the safetensors header: F32, F16, BF16, I64, ...
-    read: Callable[[], np.ndarray]
+    read: Callable[[tuple[slice, ...]], np.ndarray]  # of some of it: () for all
 
 
 def resolve(path_or_id: str | os.PathLike, weights: bool = True) -> Path:
@@ -96,7 +96,8 @@ def _read(path: Path) -> dict[str, Stored]:
     tensors = {}
     for name in file.keys():  # noqa: SIM118 - no mapping
         piece = file.get_slice(name)
-        tensors[name] = Stored(tuple(piece.get_shape()), piece.get_dtype(), lambda name=name: file.get_tensor(name))
+        read = lambda index, name=name: file.get_slice(name)[index] if index else file.get_tensor(name)  # noqa: E731
+        tensors[name] = Stored(tuple(piece.get_shape()), piece.get_dtype(), read)
     return tensors
 
 

@@ -2,14 +2,16 @@
 
 import functools
 import logging
+import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from ftjax import tree
 from ftjax.errors import UserError
@@ -21,6 +23,7 @@ from ftjax.nn.layers import layered
 
 log = logging.getLogger(__name__)
 HEADS = ("head", "transform", "classifier", "pooler")  # parts that a file of another head lacks
+PIECE = 2**26  # bytes read at once
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -62,12 +65,14 @@ def listing(names: list[str]) -> str:
 
 
 def read(
-    family: Family, model: Transformer, tensors: Mapping[str, Stored], *, dtype: Any, fresh_head: bool, seed: int
-) -> Any:
+    family: Family, model: Transformer, tensors: Mapping[str, Stored], *, dtype: Any, fresh_head: bool, seed: int,
+    sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
+) -> Any:  # fmt: skip
     """The parameters of `model` from normalised `tensors`, layers stacked `[L, ...]`.
 
     Args:
       dtype: of the result; None for the file's own (fp16 becomes fp32).
+      sharding: (path, shape) -> where a parameter lives, each device reading its own part; None for the first device.
       fresh_head: a part of the head that the file lacks entirely is initialised from `seed`, and logged.
     Raises:
       UserError: in one line, every tensor that is missing, unexpected, of a wrong shape or a dtype without gradients.
@@ -95,7 +100,7 @@ def read(
             n
             for n, of in family.copies.items()
             if {n, of} <= tensors.keys() and n not in wanted and (model.cfg.tied_head or n not in of_heads)
-            if not np.array_equal(tensors[n].read(), tensors[of].read())
+            if not np.array_equal(tensors[n].read(()), tensors[of].read(()))
         ],
     }
     if any(problems.values()):
@@ -113,7 +118,10 @@ def read(
             params[path] = _fresh(path, shape, model.cfg.init_std, seed).astype(dtype or _storage(embedding))
             continue
         weight, names, _ = places[path]
-        params[path] = _stack(path, weight, [tensors[n] for n in names], shape, dtype)
+        rows = [tensors[n] for n in names]
+        part = functools.partial(_part, rows, path, weight, shape, dtype or _storage(rows[0].dtype))
+        where = sharding(path, shape) if sharding else SingleDeviceSharding(jax.devices()[0])
+        params[path] = jax.make_array_from_callback(shape, where, part)
     return tree.unflatten(params)
 
 
@@ -121,14 +129,41 @@ def _storage(dtype: str) -> Any:
     return jnp.float32 if dtype == "F16" else jnp.dtype(DTYPES[dtype])
 
 
-def _stack(path: str, weight: Weight, rows: list[Stored], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    stack = (np.ones if weight.first else np.empty)(shape, dtype or _storage(rows[0].dtype))
-    targets = stack[weight.first :] if layered(path) else [stack]
-    for target, row in zip(targets, rows, strict=True):
-        value = row.read()
-        value = np.split(value.T if weight.transpose else value, weight.parts, -1)[weight.part]
-        target[...] = value.reshape(target.shape).astype(stack.dtype, copy=False)
-    return jnp.asarray(stack)
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that a device on this host can take as it is: XLA copies what is not aligned to 64 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _part(rows: list[Stored], path: str, weight: Weight, shape: tuple[int, ...], dtype: Any, index: Any) -> np.ndarray:
+    """Those rows and columns of a parameter that `index` asks for, read in pieces: little is ever there twice."""
+    index = tuple(slice(*part.indices(size)[:2]) for part, size in zip(index, shape, strict=True))
+    out = _aligned(tuple(part.stop - part.start for part in index), dtype)
+    if not layered(path):
+        _copy(rows[0], weight, shape, index, out)
+        return out
+    for i, target in zip(range(index[0].start, index[0].stop), out, strict=True):
+        if i < weight.first:
+            target[...] = 1
+        else:
+            _copy(rows[i - weight.first], weight, shape, index[1:], target)
+    return out
+
+
+def _copy(row: Stored, weight: Weight, shape: tuple[int, ...], index: tuple[slice, ...], target: np.ndarray) -> None:
+    at = weight.part * shape[-1]
+    index = (*index[:-1], slice(index[-1].start + at, index[-1].stop + at))
+    if weight.transpose:
+        index, target = index[::-1], target.T
+    if weight.lead:
+        index, target = (slice(0, 1), *index), target[None]
+    width = math.prod(part.stop - part.start for part in index[1:]) * target.dtype.itemsize
+    most, start = max(1, PIECE // max(width, 1)), index[0].start
+    for a in range(start, index[0].stop, most):
+        piece = slice(a, min(a + most, index[0].stop))
+        target[piece.start - start : piece.stop - start] = row.read((piece, *index[1:]))
 
 
 def _fresh(path: str, shape: tuple[int, ...], std: float, seed: int) -> jax.Array:

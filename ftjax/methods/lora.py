@@ -212,7 +212,7 @@ def expand(adapters: Any, params: Any) -> Any:
             if lora.magnitude is None:
                 return {found.path: lora}
             columns = lora.norm(params["embed"]["tokens"]["embedding"])
-            return {found.path: lora.replace(columns=jax.lax.stop_gradient(columns))}
+            return {found.path: found.adapter.replace(columns=jax.lax.stop_gradient(columns))}
         if lora.start is not None:
             a0, b0 = (jax.lax.stop_gradient(x) for x in lora.start)
             a, b = jnp.concatenate([lora.a, a0], -1), jnp.concatenate([lora.b, b0], -2)

@@ -1,22 +1,25 @@
 """A run's model as a Hugging Face directory."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftjax import hub
+from ftjax import hub, tree
 from ftjax.files import whole
 from ftjax.hub import files
 from ftjax.train.build import Parts
 from ftjax.train.fields import Fields
 
-KEPT = ("pad_token_id", "bos_token_id", "eos_token_id")  # of the base's config.json
+KEPT = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")  # of the base's config.json
 
 
-def save_model(f: Fields, parts: Parts, params: Any, folder: Path) -> None:
-    """config.json (with the names of the task's classes), model.safetensors and the tokenizer's files, or nothing.
+def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequence[Path]) -> None:
+    """config.json (with the names of the task's classes), model.safetensors, the tokenizer's files and a model card
+    (README.md), or nothing.
 
     Args:
-      params: plain ones, as `Method.merge` gives them.
+      params: plain ones, as `Method.merge` gives them; runs: where they come from.
     """
     base = files.read_json(files.resolve(f.model.path) / "config.json")
     extra: dict[str, Any] = {key: base[key] for key in KEPT if base.get(key) is not None}
@@ -28,3 +31,32 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path) -> None:
     with whole(folder) as aside:
         hub.save(aside, parts.model, params, extra=extra)
         parts.tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(card(f, parts, params, runs))
+
+
+def card(f: Fields, parts: Parts, params: Any, runs: Sequence[Path]) -> str:
+    """A model card: what the model was, what was trained on what, and what came of it."""
+    base = Path(f.model.path).name if Path(f.model.path).is_dir() else f.model.path
+    results = [json.loads(file.read_text()) for run in runs if (file := run / "result.json").exists()]
+    rows = [
+        ("base", f"`{base}`"),
+        ("task", f"`{f.task.name}`"),
+        ("method", f"`{f.method.name}`, merged into the weights"),
+    ]
+    rows += [("parameters", f"{tree.count(params):,}")]
+    for result in results:
+        found = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result["metrics"].items()))
+        rows += [
+            (
+                "trained",
+                f"{result['trainable_parameters']:,} parameters, {result['steps']} steps, seed {result['seed']}",
+            ),
+            (f"on `{f.task.eval_split}`, at the end", found),
+            ("config, commit", f"`{result['config_hash']}`, `{result['commit']}`"),
+        ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    known = f"base_model: {base}\n" if base == f.model.path and "/" in base else ""
+    return (
+        f"---\nlibrary_name: transformers\n{known}tags:\n- ftjax\n---\n\n# {base}, fine-tuned on {f.task.name}\n\n"
+        f"| | |\n|---|---|\n{table}\n\nTrained and exported by ftjax. The base model's licence and limits apply.\n"
+    )
