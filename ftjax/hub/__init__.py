@@ -121,6 +121,8 @@ def _load(
         if not (classes or theirs):
             raise UserError(f"head={head!r} of a checkpoint without such a head needs num_classes")
         overrides = {"num_classes": classes or theirs, **overrides}
+    if overrides.get("pooling") == "mean" and family.heads[head].fields.get("pooler") == "dense":
+        overrides = {"pooler": "none", "pooler_dropout": 0.0, **overrides}  # a pooler reads the first token
     model = Transformer(config_of(family, hf, head, dtype=compute_dtype, **overrides))
     return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed, sharding=sharding)
 

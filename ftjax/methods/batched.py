@@ -35,6 +35,8 @@ class PerExample:
                 out = getattr(adapter, hook)(*(x[None] for x in row), *rest)
                 return jax.tree.map(lambda x: x[0], out) if row else out
 
+            # What all examples share, as DeBERTa's table of positions, leads with 1.
+            rows = tuple(jnp.broadcast_to(x, (len(self.index), *x.shape[1:])) for x in rows)
             return jax.vmap(one)(jax.tree.map(lambda x: x[self.index], self.each), *rows)
 
         return act

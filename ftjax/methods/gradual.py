@@ -6,6 +6,7 @@ epochs the next one starts to move. All gradients are computed from the start. W
 (1 / 2.6) and the schedule `slanted_triangular` it is ULMFiT's recipe.
 """
 
+import re
 from typing import Any
 
 from ftjax import tree
@@ -21,7 +22,7 @@ def labels(variables: Any, cfg: Any) -> Any:
     def of(path: str, _: Any) -> str:
         if not path.startswith("params/"):
             return tree.FREEZE
-        if path.startswith(("params/embed/", "params/encoder/")):
+        if re.match("params/(embed|relative|conv|encoder)/", path):
             return f"depth_{rows + 1}"
         return f"depth_{rows - span(path, rows)[0]}" if path.startswith(STACK) else "head"
 

@@ -164,7 +164,7 @@ class Stack(nn.Module):
             training=training,
             attentions=output_attentions,
         )
-        x, kv, hidden, probs = self._run(x, kv, ctx, segments, output_hidden_states)
+        x, kv, hidden, probs = self._run(x, kv, ctx, output_hidden_states)
         if cfg.norm_order != "post":
             x = self.final_norm(x)
         if cfg.final_dropout:
@@ -200,9 +200,7 @@ class Stack(nn.Module):
         x = jnp.zeros((1, 1, self.cfg.hidden_size), self.cfg.dtype)
         return Conv(self.cfg, parent=None).init(key, x, x, jnp.ones((1, 1), jnp.int32), False)["params"]
 
-    def _run(
-        self, x: jax.Array, kv: Any, ctx: Context, segments: jax.Array, collect: bool
-    ) -> tuple[jax.Array, Any, Any, Any]:
+    def _run(self, x: jax.Array, kv: Any, ctx: Context, collect: bool) -> tuple[jax.Array, Any, Any, Any]:
         cfg = self.cfg
         apply: Any = Block(cfg, parent=None).apply
         adapters = self.variables.get("adapters", {}).get("layers", {})
@@ -214,7 +212,7 @@ class Stack(nn.Module):
         def convolved(x: jax.Array, y: jax.Array) -> jax.Array:
             rngs = None if key is None else {"dropout": jax.random.fold_in(key, cfg.num_layers)}
             apply: Any = Conv(cfg, parent=None).apply
-            return apply({"params": conv}, x, y, segments, ctx.training, rngs=rngs)
+            return apply({"params": conv}, x, y, ctx.segments, ctx.training, rngs=rngs)
 
         def body(carry: Any, layer: jax.Array, row: Any) -> tuple[Any, Any]:
             x, kv = carry

@@ -132,10 +132,16 @@ def disentangled(q: jax.Array, k: jax.Array, pos_q: jax.Array, pos_k: jax.Array,
     """Content to position and position to content (He et al. 2021, equation 4), unscaled: `[B, H, T, S]`.
 
     Args:
-      q, k: `[B, T, H, hd]`, `[B, S, H, hd]`; pos_q, pos_k: `[N, H, hd]` of every distance; rows: `[B, T, S]`.
+      q, k: `[B, T, H, hd]`, `[B, S, H, hd]`; pos_q, pos_k: `[1, N, H, hd]` of every distance, or `[B, N, H, hd]` where
+        an adapter is each example's own; rows: `[B, T, S]`.
     """
     rows = rows[:, None]
-    dot = lambda x, y: jnp.einsum("bthd,nhd->bhtn", x, y, preferred_element_type=jnp.float32)  # noqa: E731
+
+    def dot(x: jax.Array, y: jax.Array) -> jax.Array:
+        shared = len(y) == 1
+        terms = "bthd,nhd->bhtn" if shared else "bthd,bnhd->bhtn"
+        return jnp.einsum(terms, x, y[0] if shared else y, preferred_element_type=jnp.float32)
+
     to_position = jnp.take_along_axis(dot(q, pos_k), rows, -1)
     to_content = jnp.take_along_axis(dot(k, pos_q), rows.swapaxes(2, 3), -1)
     return to_position + to_content.swapaxes(2, 3)
@@ -190,7 +196,7 @@ class Attention(nn.Module):
                 if ctx.relative.embeddings is not None:
                     table = ctx.relative.embeddings
                     table = site.dropout(table, cfg.hidden_dropout) if cfg.hidden_dropout else table
-                    far = [project(name, table) for name in "qk"]
+                    far = [project(name, table[None]) for name in "qk"]
                     bias = disentangled(q, k, *far, ctx.relative.rows) * scale
         keys = k.shape[1]
         for adapter in acting(self, "keys_values", cfg.num_kv_heads, cfg.head_dim):

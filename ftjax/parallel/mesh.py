@@ -25,7 +25,8 @@ RULES: list[tuple[str, P]] = [
     (r"(head|pooler|transform/dense)/kernel$", P("fsdp", "tensor")),
     (r"head/bias$", P("tensor")),
     (r"embed/project/kernel$", P("fsdp", "tensor")),
-    (r"(relative/(bias/)?embedding|embed/project/bias)$", P()),
+    (r"conv/kernel$", P(None, "fsdp", "tensor")),
+    (r"(relative/(bias/)?embedding|embed/project/bias|conv/bias)$", P()),
     (r"classifier/kernel$", P("fsdp", None)),
     (r"(norm/(scale|bias)|((attn|cross)/o|ffn/down|pooler|classifier|transform/dense)/bias)$", P()),
     (r"(^|/)adapters/", P()),  # small, and read by every device

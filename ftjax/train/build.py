@@ -188,11 +188,12 @@ def load_model(f: Fields, task: Task) -> tuple[Transformer, Tree]:
         if cfg.pooling is not None:
             require("model.pooling", cfg.pooling, cfg.pooling in ("first", "last", "mean"), "first, last or mean")
             options["pooling"] = cfg.pooling
-            if cfg.pooling == "mean":
-                options["pooler"] = "none"  # a pooler reads the first token
     else:
         options["head"] = "lm"
     model, params = hub.load(cfg.path, **options)
+    if cfg.dropout is not None:  # where the model has some
+        rates = [name for name in ("pooler_dropout", "ffn_dropout", "final_dropout") if getattr(model.cfg, name)]
+        model = model.clone(cfg=model.cfg.replace(**dict.fromkeys(rates, cfg.dropout)))
     unroll = cfg.scan_unroll
     if unroll is None:  # measured in experiments/speed.py: XLA's CPU backend gains by not scanning
         unroll = -1 if jax.default_backend() == "cpu" and model.cfg.num_layers <= 12 else 1
@@ -220,5 +221,5 @@ def features_are_fixed(parts: Parts) -> bool:
     """Whether the loss sees only fixed vectors of the body: all of it is frozen, and none of its dropouts is on."""
     cfg = parts.model.cfg
     body = [label for path, label in tree.flatten(parts.labels).items() if not re.match(methods.TASK_HEAD, path)]
-    dropout = cfg.embed_dropout or cfg.attention_dropout or cfg.hidden_dropout
+    dropout = cfg.embed_dropout or cfg.attention_dropout or cfg.hidden_dropout or cfg.ffn_dropout
     return parts.objective.features is not None and not dropout and set(body) == {tree.FREEZE}

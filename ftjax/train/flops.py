@@ -49,7 +49,7 @@ def step_flops(
         """How deep a gradient for this leaf runs back; `end`: nowhere."""
         if layered(path):
             return depths(path)[0]
-        return -1 if re.search(r"(^|/)(embed|prefix|relative)/", path) else end
+        return -1 if re.search(r"(^|/)(embed|prefix|relative|conv)/", path) else end
 
     lowest = min(map(lowest_of, trained), default=end)
 
@@ -66,9 +66,11 @@ def step_flops(
         """How many vectors a matrix multiplies: tokens, scored positions, or rows of the batch."""
         if path.startswith("encoder/") or re.search(r"/cross/[kv]/", path):
             return batch * source
-        if re.match("(layers|embed)/", path):
+        if cfg.positions == "disentangled" and re.search("/attn/[qk]/", path):  # the table of distances too
+            return batch * length + 2 * cfg.relative_buckets
+        if re.match("(layers|embed|conv)/", path):
             return batch * length
-        return batch * (1 if re.match("(classifier|pooler)/", path) else scored)
+        return batch * (scored or 1)
 
     def products(path: str, leaf: Any, passes: float) -> float:
         repeats = cfg.num_layers // cfg.rows if layered(path) else 1
@@ -94,7 +96,8 @@ def step_flops(
         work = 4.0 * batch * queries * keys * one.num_heads * one.head_dim
         return layers * work * (stop - start + 2 * max(0, stop - max(lowest, start)))
 
-    total += attention(cfg, length, length + source, above, end)
+    distances = 2 * cfg.relative_buckets if cfg.positions == "disentangled" else 0  # as keys: two products too
+    total += attention(cfg, length, length + source + distances, above, end)
     return total + (attention(encoder, source, source, 0, above) if encoder else 0.0)
 
 

@@ -154,7 +154,7 @@ def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
     `group_rates` can say)."""
 
     def scale(path: str, update: jax.Array) -> jax.Array:
-        if "params/embed/" in path:
+        if re.search("params/(embed|relative|conv)/", path):
             return update * decay ** (rows + 1)
         if not layered(path):
             return update

@@ -156,6 +156,8 @@ def write(
         raise UserError(f"method.name={name!r}: a PEFT folder holds one adapter; export the methods of a run apart")
     if name not in WRITES:
         raise UserError(f"method.name={name!r} has no type in PEFT; there are {', '.join(WRITES)}")
+    if "transform" in head:
+        raise UserError("the trained transform before this classifier has no place in a PEFT folder: use --format=hf")
     theirs, kind = base_of(model), KINDS[WRITES[name]]
     task = TASKS.get(theirs.cfg.head)
     parts = tuple(part for part in TASK_HEAD if part in params and (part in head or part == "classifier"))
@@ -179,7 +181,7 @@ def write(
     }
     if config["task_type"] is None:  # as PEFT says of which class a model without a task is
         model_type = theirs.family.model_type
-        architecture = next(a for a, kind in theirs.family.architectures.items() if kind == theirs.cfg.head)
+        architecture = theirs.family.heads[theirs.cfg.head].architectures[0]
         library = f"transformers.models.{model_type}.modeling_{model_type}"
         config["auto_mapping"] = {"base_model_class": architecture, "parent_library": library}
     files.write(Path(folder), config, own.tensors | head_tensors(theirs, params, parts, kind.root))

@@ -16,7 +16,8 @@ from ftjax.hub.peft.modules import ROOT, Base
 from ftjax.methods.base import find, in_rows, place
 from ftjax.methods.llama_adapter import LLaMAAdapter
 
-ATTENTION = {"gpt2": ("transformer.h.{i}.attn", "attn"), "llama": ("model.layers.{i}.self_attn", "self_attn")}
+LLAMA = dict.fromkeys(("llama", "mistral"), ("model.layers.{i}.self_attn", "self_attn"))
+ATTENTION = {"gpt2": ("transformer.h.{i}.attn", "attn"), **LLAMA}
 OPTIONS = frozenset(("adapter_len", "adapter_layers", "target_modules"))
 
 

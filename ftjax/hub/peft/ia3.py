@@ -12,9 +12,9 @@ from ftjax.hub.peft.kinds import Kind, Read, Shapes, Tensors, Written
 from ftjax.hub.peft.modules import ROOT, Base, Module, as_targets, pattern, targeted
 from ftjax.methods.base import find, in_rows, layer_spans, place
 from ftjax.methods.ia3 import ScaledActivation, ScaledInput, ScaledOutput
+from ftjax.nn.layers import layered
 
 OPTIONS = frozenset(("target_modules", "feedforward_modules", "fan_in_fan_out", "modules_to_save", "init_ia3_weights"))
-DOWN = "layers/ffn/down"
 
 
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
@@ -46,8 +46,9 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     for module in modules:
         value, scales_input = tensors[f"{ROOT}{module.name}.ia3_l"].reshape(-1), module.name in inputs
         if scales_input:
-            kind = ScaledActivation if module.site == DOWN else ScaledInput
-            site = "layers/ffn" if module.site == DOWN else module.site
+            down = module.site.endswith("layers/ffn/down")
+            kind = ScaledActivation if down else ScaledInput
+            site = module.site.removesuffix("/down") if down else module.site
             if len(module.parts) > 1:
                 raise UserError(
                     f"{CONFIG}: feedforward_modules: {module.name} is not one; its three parts share an input"
@@ -61,15 +62,16 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
         if None in by_layer:
             adapters[site] = kind(jnp.asarray(by_layer[None]))
             continue
-        rows = base.cfg.num_layers
+        rows = base.rows(site)
         for span in layer_spans([layer for layer in by_layer if layer is not None], rows):
             stack = np.stack([by_layer[layer] for layer in range(*span)])
             adapters[in_rows(site, span, rows)] = kind(jnp.asarray(stack))
     beyond_paper = {("layers/attn/q", ScaledOutput), ("layers/attn/o", ScaledInput)} & set(found)
     layers = sorted({module.layer for module in modules if module.layer is not None})
+    whole = all(len(by_layer) == base.rows(site) for (site, _), by_layer in found.items() if layered(site))
     fields = dict(
         definition="peft" if beyond_paper else "paper",
-        layers=() if layers == list(range(base.cfg.num_layers)) else tuple(layers),
+        layers=() if whole else tuple(layers),
     )
     return Read("ia3", fields, place(adapters, "ia3"))
 
@@ -82,10 +84,10 @@ def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
     for found in find(adapters, (ScaledOutput, ScaledActivation, ScaledInput)):
         site = f"{found.site}/down" if isinstance(found.adapter, ScaledActivation) else found.site
         scale = np.asarray(found.adapter.scale, np.float32)
-        layered = site.startswith("layers/")
-        for i, layer in enumerate(range(base.cfg.num_layers)[found.rows] if layered else [None]):
+        rows = layered(site)
+        for i, layer in enumerate(range(base.rows(site))[found.rows] if rows else [None]):
             module, part = base.at(site, layer)
-            key, value = f"{ROOT}{module.name}.ia3_l", scale[i] if layered else scale
+            key, value = f"{ROOT}{module.name}.ia3_l", scale[i] if rows else scale
             modules[module.name] = module
             if not isinstance(found.adapter, ScaledOutput):
                 inputs.append(module)

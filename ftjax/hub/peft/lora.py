@@ -27,6 +27,7 @@ from ftjax.hub.peft.modules import (
 )
 from ftjax.methods.base import Found, canonical, find, in_rows, place
 from ftjax.methods.lora import METHOD, LoRA, LoRAEmbedding
+from ftjax.nn.layers import layered
 
 KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # inits that leave the base's weights as they are
 OPTIONS = frozenset(
@@ -104,9 +105,9 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
                 runs.append([module])
         for run in runs:
             first = run[0].layer
-            path = site if first is None else in_rows(site, (first, first + len(run)), base.cfg.num_layers)
+            path = site if first is None else in_rows(site, (first, first + len(run)), base.rows(site))
             adapters[path] = _adapter(config, run, tensors)
-    return Read("lora", _fields(config, by_site, base.cfg.num_layers), place(adapters, "lora"))
+    return Read("lora", _fields(config, by_site, base), place(adapters, "lora"))
 
 
 def _adapter(config: Mapping[str, Any], run: list[Module], tensors: Tensors) -> LoRA | LoRAEmbedding:
@@ -129,7 +130,7 @@ def _adapter(config: Mapping[str, Any], run: list[Module], tensors: Tensors) -> 
     )
 
 
-def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], rows: int) -> dict[str, Any]:
+def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], base: Base) -> dict[str, Any]:
     """Of `configs.method`; where the layers of a site differ, or the sites in their layers, they say the commonest."""
     ranks = {site: common([_rank(config, m.name) for m in modules]) for site, modules in by_site.items()}
     alphas = {
@@ -137,6 +138,7 @@ def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], rows
         for site, modules in by_site.items()
     }
     layers = sorted({m.layer for modules in by_site.values() for m in modules if m.layer is not None})
+    whole = all(len(modules) == base.rows(site) for site, modules in by_site.items() if layered(site))
     rank, alpha = common(list(ranks.values())), common(list(alphas.values()))
     listed = lambda values, usual: ",".join(  # noqa: E731
         f"{site}:{np.format_float_positional(x, trim='-')}" for site, x in values.items() if x != usual
@@ -146,7 +148,7 @@ def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], rows
         alpha=float(alpha),
         targets=tuple(by_site),
         dropout=float(config.get("lora_dropout") or 0.0),
-        layers=() if layers == list(range(rows)) else tuple(layers),
+        layers=() if whole else tuple(layers),
         rank_pattern=listed(ranks, rank),
         alpha_pattern=listed(alphas, alpha),
         rslora=bool(config.get("use_rslora")),
@@ -159,7 +161,7 @@ def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
     """Every module's A and B; scales that differ within one go into B (exactly, where by a sign or a power of two)."""
     pieces: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for found in find(METHOD.expand(adapters, params), (LoRA, LoRAEmbedding)):
-        for layer, one in _layers(found, base.cfg.num_layers):
+        for layer, one in _layers(found, base.rows(found.site)):
             module, part = base.at(found.site, layer)
             pieces.setdefault(module.name, {})[part] = one
     modules = [base.modules[name] for name in pieces]
@@ -196,7 +198,7 @@ def _layers(found: Found, rows: int) -> list[tuple[int | None, dict[str, np.ndar
     if getattr(one, "magnitude", None) is not None:
         leaves["magnitude"] = one.magnitude
     whole = {name: np.asarray(x, np.float32) for name, x in leaves.items()}
-    if not found.site.startswith("layers/"):
+    if not layered(found.site):
         return [(None, whole)]
     numbers = range(rows)[found.rows]
     return [(layer, {name: x[i] for name, x in whole.items()}) for i, layer in enumerate(numbers)]

@@ -12,14 +12,15 @@ from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.hub import family_of
 from ftjax.hub.family import Family
-from ftjax.hub.names import OUTSIDE
 from ftjax.hub.peft.files import CONFIG
 from ftjax.models.transformer import Transformer, abstract
 from ftjax.nn.config import Config
+from ftjax.nn.layers import layered
 
 ROOT = "base_model.model."  # of every key, but for those beside a soft prompt or a prefix
 TASK_HEAD = ("classifier", "pooler")
 HEAD_NAMES = ["classifier", "score"]  # what PEFT saves of a sequence classifier, whatever its family
+QKV = ("layers/attn/q", "layers/attn/k", "layers/attn/v")
 _LAYER = re.compile(r"(.*?)\.(\d+)\.(.*)")  # stem, number, the rest
 
 
@@ -51,6 +52,11 @@ class Base(NamedTuple):
     modules: Mapping[str, Module]
     head: Sequence[Saved]
 
+    def rows(self, site: str) -> int:
+        """How many rows the layer stack of a site has."""
+        stack = self.cfg.encoder if self.cfg.encoder is not None and site.startswith("encoder/") else self.cfg
+        return stack.rows
+
     def at(self, site: str, layer: int | None) -> tuple[Module, int]:
         """The module of a site (of one layer), and which of its parts it is."""
         for module in self.modules.values():
@@ -67,35 +73,35 @@ def base_of(model: Transformer) -> Base:
 @functools.lru_cache(maxsize=8)
 def _base_of(cfg: Config) -> Base:
     family = family_of(cfg)
+    places = family.places(cfg, bare=cfg.head == "none")
     shapes = {path: x.shape for path, x in tree.flatten(abstract(Transformer(cfg))).items()}
     found: dict[str, list[tuple[str, str, int | None, tuple[int, int]]]] = {}
     head = []
-    for path, weight in family.weights.items():
+    for path, weight in places.items():
         site, _, leaf = path.rpartition("/")
         if path not in shapes:
             continue
-        top, layered = path.split("/")[0], path.startswith("layers/")
-        name = weight.name if cfg.head == "none" or top in OUTSIDE else family.prefix + weight.name
-        if top in TASK_HEAD:
+        if cfg.head == "classification" and path.split("/")[0] in TASK_HEAD:
             turned = weight.transpose
-            head.append(Saved(path, name, shapes[path][::-1] if turned else shapes[path], turned))
+            head.append(Saved(path, weight.name, shapes[path][::-1] if turned else shapes[path], turned))
         if leaf not in ("kernel", "embedding"):
             continue
         kind = "embedding" if leaf == "embedding" else "linear" if weight.transpose else "conv"
         if kind == "embedding":
             site = "embed" if site == "embed/tokens" else ""
-        for i in range(cfg.num_layers) if layered else [None]:
-            module = name.removesuffix(".weight").format(i=i)
-            found.setdefault(module, []).append((kind, site, i, shapes[path][layered:]))
+        rows = layered(path)
+        for i in range(shapes[path][0]) if rows else [None]:
+            module = weight.name.removesuffix(".weight").format(i=i)
+            found.setdefault(module, []).append((kind, site, i, shapes[path][rows:]))
     if cfg.head in ("lm", "mlm") and "head/kernel" not in shapes:  # tied: a module without a weight of its own
-        name = next(iter(family.copies)).removesuffix(".weight")
-        found[name] = [("linear", "head", None, (cfg.hidden_size, cfg.vocab_size))]
+        name = places["head/kernel"].name if "head/kernel" in places else next(iter(family.copies))
+        found[name.removesuffix(".weight")] = [("linear", "head", None, (cfg.hidden_size, cfg.vocab_size))]
     modules = {}
     for name, pieces in found.items():
         kind, site, layer, (size_in, _) = pieces[0]
         parts = tuple(piece[1] for piece in pieces)
         modules[name] = Module(
-            name, kind, site if len(parts) == 1 else "layers/attn/qkv", parts, layer,
+            name, kind, site if len(parts) == 1 else "layers/attn/qkv" if parts == QKV else "", parts, layer,
             (size_in, sum(piece[3][1] for piece in pieces)),
         )  # fmt: skip
     return Base(family, cfg, modules, head)

@@ -34,6 +34,8 @@ OPTIONS = frozenset(  # PEFT's encoder and projection are folded into what is sa
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
     """Prompts of an encoder and a decoder."""
     parts = config.get("num_transformer_submodules")
+    if base.cfg.encoder is not None or base.cfg.shared_layers:
+        return [f"peft_type={config.get('peft_type')!r} of a {base.family.model_type} model"]
     return [] if parts in (None, 1) else [f"num_transformer_submodules={parts!r}"]
 
 
