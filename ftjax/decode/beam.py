@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.decode.loop import Prompt, fan, feed, is_end, prefill
+from ftjax.decode.loop import Prompt, is_end, prefill
 from ftjax.decode.options import Options
 from ftjax.decode.processors import history, process
 from ftjax.models.transformer import Transformer
@@ -33,7 +33,7 @@ class Beams(NamedTuple):
     step: jax.Array  # [] new tokens so far
     tokens: jax.Array  # [B, K, N]
     scores: jax.Array  # [B, K] log-probabilities
-    parents: jax.Array  # [B, K] the beams that the latest tokens continue
+    origins: jax.Array  # [B, K, N] the beam that each token was of when it was chosen
     found: jax.Array  # [B, F, N]
     found_scores: jax.Array  # [B, F] log-probability / length ** length_penalty
     full: jax.Array  # bool [B, F]: a finished one, no placeholder
@@ -70,16 +70,17 @@ def _candidates(beams: Beams, logprobs: jax.Array, count: int) -> tuple[jax.Arra
     scores, at = jax.lax.top_k((logprobs + beams.scores[:, :, None]).reshape(b, -1), count)
     tokens = beams.tokens[jnp.arange(b)[:, None], at // v]
     tokens = jax.lax.dynamic_update_slice_in_dim(tokens, (at % v)[:, :, None], beams.step, 2)
-    return scores, at % v, at // v, tokens
+    origins = beams.origins[jnp.arange(b)[:, None], at // v]
+    return scores, at % v, origins, tokens
 
 
 def _transformers(beams: Beams, logprobs: jax.Array, rule: Rule) -> Beams:
     o, k, step = rule.options, rule.options.num_beams, beams.step + 1
     early = o.early_stopping is True
     count = max(2, 1 + len(rule.ends)) * k
-    scores, ids, parents, tokens = _candidates(beams, logprobs, count)
+    scores, ids, origins, tokens = _candidates(beams, logprobs, count)
     stops = is_end(ids, rule.ends) | (step == rule.new)
-    running, tokens_on, parents_on = _best(scores + stops * NEVER, k, tokens, parents)
+    running, tokens_on, origins_on = _best(scores + stops * NEVER, k, tokens, origins)
     ended = stops & (jnp.arange(count) < k)
     final = scores / rule.bound(step, False)
     final += (beams.full.all(1, keepdims=True) & early) * NEVER
@@ -89,19 +90,19 @@ def _transformers(beams: Beams, logprobs: jax.Array, rule: Rule) -> Beams:
     found_scores, found, full = _best(jnp.concatenate([beams.found_scores, final], 1), k, *merged)
     best = running[:, :1] / rule.bound(step, o.early_stopping == "never" and o.length_penalty > 0)
     better = (best > jnp.where(full, found_scores.min(1, keepdims=True), NEVER)).any(1)
-    return Beams(step, tokens_on, running, parents_on, found, found_scores, full, beams.open & better)
+    return Beams(step, tokens_on, running, origins_on, found, found_scores, full, beams.open & better)
 
 
 def _lora(beams: Beams, logprobs: jax.Array, rule: Rule) -> Beams:
     o, step = rule.options, beams.step + 1
-    scores, ids, parents, tokens = _candidates(beams, logprobs, o.num_beams)
+    scores, ids, origins, tokens = _candidates(beams, logprobs, o.num_beams)
     ended = is_end(ids, rule.ends)
     final = jnp.where(ended | (step == rule.new), scores / rule.bound(step, False), -jnp.inf)
     merged = (jnp.concatenate(x, 1) for x in ((beams.found, tokens), (beams.full, final > -jnp.inf)))
     found_scores, found, full = _best(jnp.concatenate([beams.found_scores, final], 1), beams.found.shape[1], *merged)
     running = jnp.where(ended, -jnp.inf, scores)
     better = running.max(1) / rule.bound(step, o.length_penalty > 0) > found_scores[:, -1]
-    return Beams(step, tokens, running, parents, found, found_scores, full, better)
+    return Beams(step, tokens, running, origins, found, found_scores, full, better)
 
 
 def _select(logits: jax.Array, prompt: Prompt, beams: Beams, rule: Rule) -> Beams:
@@ -114,15 +115,6 @@ def _select(logits: jax.Array, prompt: Prompt, beams: Beams, rule: Rule) -> Beam
         return _lora(beams, rows.reshape(logits.shape), rule)
     rows = process(jax.nn.log_softmax(rows, -1), seen, beams.step, rule.options, rule.ends)
     return _transformers(beams, rows.reshape(logits.shape), rule)
-
-
-def follow(cache: Cache, parents: jax.Array, since: int) -> Cache:
-    """The cache of rows that continue rows `parents [R]`, alike in all slots before `since` and in all positions."""
-
-    def moved(x: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(x, x[:, :, :, since:][:, parents], since, 3)
-
-    return cache._replace(k=moved(cache.k), v=moved(cache.v))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "new", "options", "ends"))
@@ -141,14 +133,14 @@ def beam_search(
     k, rule = options.num_beams, Rule(options, ends, new)
     lora = options.beam_rule == "lora"
     kept, least = (options.num_return_sequences, -jnp.inf) if lora else (k, NEVER)
-    logits, cache = prefill(model, variables, prompt, new)
-    prompt, cache = prompt.repeat(k), fan(cache, k)
-    lengths, rows = prompt.mask.sum(1), jnp.arange(b)[:, None] * k
+    logits, cache = prefill(model, variables, prompt, k * (new - 1))
+    lengths, mask = prompt.mask.sum(1), jnp.broadcast_to(prompt.mask[:, None] != 0, (b, k, t))
+    prompt = prompt.repeat(k)
     beams = Beams(
         step=jnp.zeros((), jnp.int32),
         tokens=jnp.full((b, k, new), pad, jnp.int32),
         scores=jnp.broadcast_to(jnp.where(jnp.arange(k) == 0, 0.0, least), (b, k)),  # beams are alike at first
-        parents=jnp.zeros((b, k), jnp.int32),
+        origins=jnp.zeros((b, k, new), jnp.int32),
         found=jnp.full((b, kept, new), pad, jnp.int32),
         found_scores=jnp.full((b, kept), least),
         full=jnp.zeros((b, kept), bool),
@@ -163,9 +155,18 @@ def beam_search(
 
     def body(state: tuple[Beams, Cache]) -> tuple[Beams, Cache]:
         beams, cache = state
-        cache = follow(cache, (rows + beams.parents).reshape(-1), t)
-        last = jax.lax.dynamic_index_in_dim(beams.tokens, beams.step - 1, 2, keepdims=False).reshape(-1)
-        logits, cache = feed(model, step_variables, last, lengths + beams.step - 1, cache)
+        # the token chosen at a step lies in the slot of its beam, the beam itself in those of its forebears
+        own = jnp.arange(k)
+        origins = jax.lax.dynamic_update_slice_in_dim(
+            beams.origins, jnp.broadcast_to(own[:, None], (b, k, 1)), beams.step - 1, 2
+        )
+        beams = beams._replace(origins=origins)
+        ours = (origins[:, :, : new - 1, None] == own) & (jnp.arange(new - 1) < beams.step)[:, None]
+        seen = jnp.concatenate([mask, ours.reshape(b, k, -1)], 2)
+        last = jax.lax.dynamic_index_in_dim(beams.tokens, beams.step - 1, 2, keepdims=False)
+        at = jnp.broadcast_to((lengths + beams.step - 1)[:, None], (b, k))
+        out: Any = model.apply(step_variables, last, position_ids=at, cache=cache, seen=seen, method="hidden")
+        logits, cache = model.apply(step_variables, out.last_hidden, method="logits"), out.cache
         return _select(logits.reshape(b, k, -1), prompt, beams, rule), cache
 
     beams, _ = jax.lax.while_loop(going, body, (beams, cache))

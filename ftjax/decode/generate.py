@@ -75,7 +75,7 @@ def continuations(
         return last
     if stops:
         raise UserError("stop strings do not go with beams: give stop ids (eos_token_id), or num_beams=1")
-    variables = for_steps(model, asked.variables, asked.options.num_beams)
+    variables = for_steps(model, asked.variables, 1)
     tokens, scores = map(np.asarray, beam_search(
         model, asked.variables, variables, asked.prompt, asked.pad, new=asked.new, options=asked.options,
         ends=asked.ends,

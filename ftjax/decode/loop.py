@@ -38,10 +38,10 @@ class State(NamedTuple):
     cache: Cache
 
 
-def prefill(model: Transformer, variables: Any, prompt: Prompt, new: int) -> tuple[jax.Array, Cache]:
-    """The prompts' next logits `[B, V]`, and a cache with room for `new` tokens, the last of which is never fed."""
+def prefill(model: Transformer, variables: Any, prompt: Prompt, slots: int) -> tuple[jax.Array, Cache]:
+    """The prompts' next logits `[B, V]`, and a cache with `slots` more slots (the last new token is never fed)."""
     (b, t), sources = prompt.ids.shape, {}
-    cache = empty_cache(model.cfg, b, t + new - 1, 0 if prompt.source is None else prompt.source.shape[1])
+    cache = empty_cache(model.cfg, b, t + slots, 0 if prompt.source is None else prompt.source.shape[1])
     if prompt.source is not None:
         sources = {"encoder_input_ids": prompt.source, "encoder_attention_mask": prompt.source_mask}
     out: Any = model.apply(variables, prompt.ids, prompt.mask, cache=cache, method="hidden", **sources)
@@ -115,7 +115,7 @@ def start(
 ) -> State:  # fmt: skip
     """The state with the first token of each of `keys [R]`."""
     n = options.num_return_sequences
-    logits, cache = prefill(model, variables, prompt, new)
+    logits, cache = prefill(model, variables, prompt, new - 1)
     tokens = jnp.full((len(keys), new), pad, jnp.int32)
     state = State(jnp.zeros((), jnp.int32), tokens, jnp.zeros(tokens.shape), jnp.zeros(len(keys), bool), fan(cache, n))
     return _pick(jnp.repeat(logits, n, 0), prompt.repeat(n), keys, jnp.asarray(pad), state, options, ends)

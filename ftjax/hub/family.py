@@ -11,6 +11,9 @@ from ftjax.nn.config import Config
 log = logging.getLogger(__name__)
 REQUIRED = object()
 LAST_TOKEN = {"pooling": "last", "classifier_bias": False}  # how a causal model of transformers classifies
+RATES = ("embed_dropout", "attention_dropout", "hidden_dropout", "ffn_dropout", "final_dropout")
+RUNTIME = ("dtype", "attention", "max_segments", "scan_unroll", "remat", "num_classes", "init_std")
+CLASSIFYING = ("pooling", "pooler", "pooler_activation", "pooler_dropout", "classifier_bias", "classifier_dropout")
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -133,17 +136,14 @@ def config_of(family: Family, hf: Mapping[str, Any], head: str, **fields: Any) -
 
 def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
     """The config.json of `cfg`, but for the dtype; UserError names what this family cannot say."""
-    expected = {**family.fixed, **family.heads[cfg.head].fields}
-    wrong = [f"{k}={getattr(cfg, k)!r} (always {v!r})" for k, v in expected.items() if getattr(cfg, k) != v]
-    if wrong:
-        raise UserError(f"a {family.model_type} checkpoint cannot say {', '.join(wrong)}")
+    if cfg.head not in family.heads or (cfg.encoder is None) != (family.encoder is None):
+        stacks = "one stack of layers" if family.encoder is None else "an encoder and a decoder"
+        raise UserError(f"a {family.model_type} checkpoint has {stacks} and the heads {', '.join(family.heads)}")
     hf: dict[str, Any] = {}
     for field, (key, _) in family.options.items():
         if hf.setdefault(key, getattr(cfg, field)) != getattr(cfg, field):
             log.warning("config.json has one %s; %s=%s is not written", key, field, getattr(cfg, field))
-    said = set(family.options)
-    rates = ("embed_dropout", "attention_dropout", "hidden_dropout", "ffn_dropout", "final_dropout")
-    lost = [field for field in rates if field not in said and getattr(cfg, field)]
+    lost = [field for field in RATES if field not in family.options and getattr(cfg, field)]
     if lost:
         log.warning("a %s config.json has no %s: not written", family.model_type, ", ".join(lost))
     architecture = family.heads[cfg.head].architectures[0]
@@ -151,4 +151,21 @@ def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
     if cfg.head in ("classification", "tagging"):
         names = [f"LABEL_{i}" for i in range(cfg.num_classes)]
         hf |= {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    read = config_of(family, hf, cfg.head)
+    wrong = _differing(cfg, read)
+    if cfg.encoder is not None and read.encoder is not None:
+        wrong += [f"encoder.{each}" for each in _differing(cfg.encoder, read.encoder)]
+    if wrong:
+        raise UserError(f"a {family.model_type} checkpoint cannot say {', '.join(wrong)}")
     return hf
+
+
+def _differing(cfg: Config, read: Config) -> list[str]:
+    """What a checkpoint's config.json makes of a Config otherwise, but for what it need not say."""
+    silent = {*RATES, *RUNTIME, *(() if cfg.head == "classification" else CLASSIFYING)}
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in silent | {"encoder"}]
+    return [
+        f"{name}={getattr(cfg, name)!r} (only {getattr(read, name)!r})"
+        for name in names
+        if getattr(cfg, name) != getattr(read, name)
+    ]

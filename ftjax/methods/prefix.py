@@ -92,7 +92,8 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         if ctx.cfg.encoder is not None or ctx.cfg.shared_layers:
             raise UserError("method.init='words' needs one stack of layers with weights of their own; take random")
         ids = tokens(ctx, "method.text", cfg.text)
-        target = Prefix(*ctx.keys_values((ids * cfg.length)[: cfg.length]))
+        found = ctx.keys_values((ids * cfg.length)[: cfg.length])
+        target = Prefix(*(x.astype(jnp.float32) for x in found))
     if cfg.definition == "paper":
         positive("hidden", cfg.hidden)
     adapters: dict[str, Any] = {}

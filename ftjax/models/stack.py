@@ -128,6 +128,7 @@ class Stack(nn.Module):
         memory: tuple[jax.Array, jax.Array] | None = None,
         max_segments: int | None = None,
         cache: Cache | None = None,
+        seen: jax.Array | None = None,
         training: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -152,11 +153,12 @@ class Stack(nn.Module):
             if cache.source is not None:
                 kv += (cache.source.k, cache.source.v)
                 source = cache.source.segments if source is None else source
+        seen_segments = key_segments if seen is None else jnp.where(seen, key_segments[:, None], 0)
         ctx = Context(
             segments=segments,
             max_segments=max_segments,
-            everywhere=self._sight(positions, segments, at, key_segments, 0),
-            nearby=self._sight(positions, segments, at, key_segments, cfg.window) if cfg.window else None,
+            everywhere=self._sight(positions, segments, at, seen_segments, 0),
+            nearby=self._sight(positions, segments, at, seen_segments, cfg.window) if cfg.window else None,
             relative=self.relative(positions, at) if cfg.positions in ("t5", "disentangled") else None,
             memory=None if memory is None else memory[0],
             memory_segments=source,

@@ -84,6 +84,7 @@ class Transformer(Stack):
         encoder_position_ids: jax.Array | None = None,
         encoder_hidden: jax.Array | None = None,
         cache: Cache | None = None,
+        seen: jax.Array | None = None,
         training: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -98,6 +99,7 @@ class Transformer(Stack):
           encoder_*: the same of the encoder's tokens `[B, S]`; the decoder sees those of its own segment.
             `encoder_hidden [B, S, D]` (from `encode`) in place of the ids; neither, where the cache has them.
           cache: what was seen before; the result then holds the cache with these tokens.
+          seen: bool `[B, T, S]`, which of a cache's slots each token may see at all; None for all.
           training: dropout on (needs `rngs={"dropout": key}`).
         Raises:
           UserError: more tokens than a learned position table has, or an encoder's tokens missing or out of place.
@@ -120,7 +122,7 @@ class Transformer(Stack):
             memory = (encoder_hidden, source)
         return self.run(
             input_ids, _segments(input_ids, attention_mask, segment_ids), position_ids, token_type_ids, memory=memory,
-            max_segments=self._most(attention_mask, segment_ids), cache=cache, training=training,
+            max_segments=self._most(attention_mask, segment_ids), cache=cache, seen=seen, training=training,
             output_hidden_states=output_hidden_states, output_attentions=output_attentions,
         )  # fmt: skip
 

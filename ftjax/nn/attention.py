@@ -72,8 +72,10 @@ def visible(
     causal: bool,
     window: int = 0,
 ) -> jax.Array:
-    """Bool `[B, 1, T, S]`: the same segment, not padding (0), not later if causal, and less than `window` away."""
-    seen = (segments[:, :, None] == key_segments[:, None, :]) & (segments[:, :, None] != 0)
+    """Bool `[B, 1, T, S]`: the same segment, not padding (0), not later if causal, and less than `window` away.
+    Segments of keys may differ by query: `[B, S]` or `[B, T, S]`."""
+    key_segments = key_segments if key_segments.ndim == 3 else key_segments[:, None, :]
+    seen = (segments[:, :, None] == key_segments) & (segments[:, :, None] != 0)
     distance = positions[:, :, None] - key_positions[:, None, :]
     if causal:
         seen &= distance >= 0
@@ -221,7 +223,9 @@ class Attention(nn.Module):
             out, probs = self._fused(kernel, q, k, v, ctx, layer, scale), None
 
         def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return attend(q, k[None], v[None], None, scale=scale, softcap=cfg.attention_softcap)[0]
+            # Not of batch 1: einsum would drop that axis, and XLA's CPU backend has no such product of bf16 into fp32.
+            k, v = (jnp.broadcast_to(x, (b, *x.shape)) for x in (k, v))
+            return attend(q, k, v, None, scale=scale, softcap=cfg.attention_softcap)[0]
 
         beyond = []
         for adapter in acting(self, "attend", cfg.num_heads, cfg.num_kv_heads, cfg.head_dim):

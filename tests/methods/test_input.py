@@ -24,7 +24,7 @@ WRONG = {
     "houlsby in some layers": ("adapter", dict(layers=(1,)), "houlsby trains the norms of all layers"),
     "more classes than rows": ("prompt", dict(init="classes", length=1), "2 classes need a row each"),
     "two variants": ("lora", dict(dora=True, pissa=True), "exclude each other"),
-    "dora on the embedding": ("lora", dict(dora=True, targets=("embed",)), "neither dora nor pissa"),
+    "pissa on the embedding": ("lora", dict(pissa=True, targets=("embed",)), "the embedding takes plain LoRA or dora"),
     "another definition": ("ia3", dict(definition="papers"), "method.definition='papers': give paper, peft"),
     "another adapter": ("adapter", dict(kind="parallel"), "give houlsby, lin, pfeiffer"),
     "no bottleneck": ("adapter", dict(size=0), "method.size=0"),

@@ -14,7 +14,7 @@ from ftjax.errors import UserError
 from ftjax.hub.names import listing
 from ftjax.hub.peft import adaption, files, ia3, lora, prompts
 from ftjax.hub.peft.kinds import Kind
-from ftjax.hub.peft.modules import HEAD_NAMES, ROOT, TASK_HEAD, Base, base_of, head_keys, head_tensors
+from ftjax.hub.peft.modules import ROOT, Base, base_of, head_keys, head_names, head_tensors
 from ftjax.models.transformer import Transformer
 
 KINDS: dict[str, Kind] = {
@@ -34,7 +34,14 @@ WRITES = {
     "llama_adapter": "ADAPTION_PROMPT",
 }
 WHOLE = ("full", "head", "top_layers", "gradual", "bitfit")  # train weights of the base itself
-TASKS = {"lm": "CAUSAL_LM", "classification": "SEQ_CLS", "none": "FEATURE_EXTRACTION"}
+TASKS = {
+    "lm": "CAUSAL_LM",
+    "classification": "SEQ_CLS",
+    "tagging": "TOKEN_CLS",
+    "span": "QUESTION_ANS",
+    "none": "FEATURE_EXTRACTION",
+}
+LIBRARIES = {"openai-gpt": "openai", "gemma3_text": "gemma3"}  # modules of transformers; of others the model_type
 BASE_COPY = ".base_layer.weight"  # PEFT saves the base's own embedding beside an adapter on it
 
 
@@ -136,7 +143,7 @@ def write(
     adapters: Any,
     *,
     base: str = "",
-    head: tuple[str, ...] = TASK_HEAD,
+    head: tuple[str, ...] | None = None,
     opens: bool = True,
 ) -> None:
     """Writes a folder that PEFT loads, from adapters in trained form.
@@ -145,7 +152,7 @@ def write(
       params: the model's, the trained head in them; canonical or with a cut stack.
       name, cfg: the method and its fields, as in `configs.method`.
       base: name or path of the base model, for `base_model_name_or_path`.
-      head: the parts of a task's head that were trained; a classifier always goes along.
+      head: the parts of a task's head that were trained, None for all; a classifier always goes along.
       opens: the tokenizer starts texts with a special token, before which PEFT puts virtual ones.
     Raises:
       UserError: what PEFT's format cannot say, with the field; a place that cannot be written to.
@@ -156,35 +163,42 @@ def write(
         raise UserError(f"method.name={name!r}: a PEFT folder holds one adapter; export the methods of a run apart")
     if name not in WRITES:
         raise UserError(f"method.name={name!r} has no type in PEFT; there are {', '.join(WRITES)}")
-    if "transform" in head:
-        raise UserError("the trained transform before this classifier has no place in a PEFT folder: use --format=hf")
     theirs, kind = base_of(model), KINDS[WRITES[name]]
-    task = TASKS.get(theirs.cfg.head)
-    parts = tuple(part for part in TASK_HEAD if part in params and (part in head or part == "classifier"))
-    if name in ("prompt", "p_tuning", "prefix") and task is None:
-        raise UserError(f"method.name={name!r}: PEFT has no virtual tokens for a model with head={theirs.cfg.head!r}")
+    task = "SEQ_2_SEQ_LM" if theirs.cfg.encoder is not None else TASKS.get(theirs.cfg.head)
+    known = tuple(dict.fromkeys(one.part for one in theirs.head))
+    lost = [part for part in head or () if part in params and part not in known]
+    if lost:
+        raise UserError(f"a PEFT folder has no place for the trained {', '.join(lost)} of this model: use --format=hf")
+    saved = head_names(theirs, [part for part in known if head is None or part in head or part == "classifier"])
+    whole = head_keys({"modules_to_save": saved}, theirs, kind.root)
+    if name in ("prompt", "p_tuning", "prefix"):
+        prompts.refuse(WRITES[name], theirs)
+        if task is None:
+            raise UserError(
+                f"method.name={name!r}: PEFT has no virtual tokens for a model with head={theirs.cfg.head!r}"
+            )
     if name in ("prompt", "p_tuning"):
         prompts.refuse_places(name, cfg, theirs, opens)
     if name == "lora":
-        lora.refuse_trained_heads(theirs, adapters, parts)
-    if name == "llama_adapter" and parts:
+        lora.refuse_trained_heads(adapters, {one.part for one in whole.values()})
+    if name == "llama_adapter" and whole:
         raise UserError("method.name='llama_adapter': PEFT's file of it has no place for a classifier")
     own = kind.write(theirs, params, cfg, adapters)
-    saved = [*HEAD_NAMES, *(part for part in parts if part not in HEAD_NAMES)] if parts else None
     config = {
         "peft_type": WRITES[name],
         "task_type": task if task != "FEATURE_EXTRACTION" or kind.root != ROOT else None,
         "base_model_name_or_path": base or None,
         "inference_mode": True,
         **own.config,
-        **({} if name == "llama_adapter" else {"modules_to_save": saved}),
+        **({} if name == "llama_adapter" else {"modules_to_save": saved or None}),
     }
     if config["task_type"] is None:  # as PEFT says of which class a model without a task is
-        model_type = theirs.family.model_type
-        architecture = theirs.family.heads[theirs.cfg.head].architectures[0]
-        library = f"transformers.models.{model_type}.modeling_{model_type}"
+        kind_of = theirs.family.model_type
+        architecture, module = theirs.family.heads[theirs.cfg.head].architectures[0], kind_of.replace("-", "_")
+        module = LIBRARIES.get(kind_of, module)
+        library = f"transformers.models.{module}.modeling_{module}"
         config["auto_mapping"] = {"base_model_class": architecture, "parent_library": library}
-    files.write(Path(folder), config, own.tensors | head_tensors(theirs, params, parts, kind.root))
+    files.write(Path(folder), config, own.tensors | head_tensors(whole, params))
 
 
 __all__ = ["KINDS", "Imported", "load_adapter", "read", "write"]

@@ -51,7 +51,7 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
             site = module.site.removesuffix("/down") if down else module.site
             if len(module.parts) > 1:
                 raise UserError(
-                    f"{CONFIG}: feedforward_modules: {module.name} is not one; its three parts share an input"
+                    f"{CONFIG}: feedforward_modules: {module.name} is not one; its parts share an input"
                 )
             found.setdefault((site, kind), {})[module.layer] = value
         else:

@@ -1,10 +1,11 @@
 """PEFT's LORA (with DoRA and rsLoRA) and our `lora`. Theirs: lora_A `(r, in)`, lora_B `(out, r)`; ours: the transposes.
 
-Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; separate ones
-of ours share a matrix there: their ranks side by side, B block-diagonal.
+Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; where it fuses
+other ones (ModernBERT's Wi), it is one for each of them, with equal A. Separate ones of ours share a matrix there: their
+ranks side by side, B block-diagonal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -92,7 +93,8 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     """An adapter a site; of the layer stack, one for each run of layers of the same rank."""
     by_site: dict[str, list[Module]] = {}
     for module in targeted(config, base):
-        by_site.setdefault(module.site, []).append(module)
+        for site in module.sites:
+            by_site.setdefault(site, []).append(module)
     adapters = {}
     for site, modules in by_site.items():
         runs: list[list[Module]] = []
@@ -106,17 +108,19 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
         for run in runs:
             first = run[0].layer
             path = site if first is None else in_rows(site, (first, first + len(run)), base.rows(site))
-            adapters[path] = _adapter(config, run, tensors)
+            adapters[path] = _adapter(config, run, site, tensors)
     return Read("lora", _fields(config, by_site, base), place(adapters, "lora"))
 
 
-def _adapter(config: Mapping[str, Any], run: list[Module], tensors: Tensors) -> LoRA | LoRAEmbedding:
-    """One object of a site's run of layers."""
+def _adapter(config: Mapping[str, Any], run: list[Module], site: str, tensors: Tensors) -> LoRA | LoRAEmbedding:
+    """One object of a site's run of layers: its own columns of B, where the module has several sites."""
+    sites = run[0].sites
+    own = lambda x: np.split(x, len(sites), -1)[sites.index(site)]  # noqa: E731
 
     def stack(values: list[np.ndarray]) -> Any:
         return jnp.asarray(values[0] if run[0].layer is None else np.stack(values))
 
-    a, b = (stack([tensors[_keys(module)[i]].T for module in run]) for i in (0, 1))
+    a, b = (stack([part(tensors[_keys(m)[i]].T) for m in run]) for i, part in ((0, lambda a: a), (1, own)))
     scale = stack([np.full(_rank(config, m.name), _scale(config, m.name), np.float32) for m in run])
     if run[0].kind == "embedding":
         return LoRAEmbedding(a, b, scale)
@@ -126,7 +130,7 @@ def _adapter(config: Mapping[str, Any], run: list[Module], tensors: Tensors) -> 
         b=b,
         scale=scale,
         rate=jnp.full(scale.shape[:-1], rate) if rate else None,
-        magnitude=stack([tensors[_magnitude(m.name)] for m in run]) if config.get("use_dora") else None,
+        magnitude=stack([own(tensors[_magnitude(m.name)]) for m in run]) if config.get("use_dora") else None,
     )
 
 
@@ -247,7 +251,7 @@ def _patterns(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
     return {pattern(name for name, x in values.items() if x == value): value for value in rest}
 
 
-def refuse_trained_heads(base: Base, adapters: Any, parts: tuple[str, ...]) -> None:
+def refuse_trained_heads(adapters: Any, parts: Collection[str]) -> None:
     """UserError for a LoRA on what `modules_to_save` would hold whole."""
     for found in find(adapters, (LoRA, LoRAEmbedding)):
         if found.site.split("/")[0] in parts:

@@ -18,8 +18,8 @@ from ftjax.nn.config import Config
 from ftjax.nn.layers import layered
 
 ROOT = "base_model.model."  # of every key, but for those beside a soft prompt or a prefix
-TASK_HEAD = ("classifier", "pooler")
-HEAD_NAMES = ["classifier", "score"]  # what PEFT saves of a sequence classifier, whatever its family
+CLASSES = ("classifier", "score")
+SAVES = {"classification": CLASSES, "tagging": CLASSES, "span": ("qa_outputs",)}  # what PEFT saves whatever the family
 QKV = ("layers/attn/q", "layers/attn/k", "layers/attn/v")
 _LAYER = re.compile(r"(.*?)\.(\d+)\.(.*)")  # stem, number, the rest
 
@@ -29,10 +29,15 @@ class Module(NamedTuple):
 
     name: str  # transformer.h.0.attn.c_attn
     kind: str  # linear, conv, embedding
-    site: str  # layers/attn/qkv; empty where no adapter of ours acts
+    site: str  # layers/attn/qkv; empty where no adapter of ours acts, or only on the parts
     parts: tuple[str, ...]  # the sites of a fused one: layers/attn/q, ...; else its own
     layer: int | None
     shape: tuple[int, int]  # in, out
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Where a LoRA of ours stands for one of PEFT's: its own site, else all of its parts."""
+        return (self.site,) if self.site else self.parts
 
 
 class Saved(NamedTuple):
@@ -42,6 +47,11 @@ class Saved(NamedTuple):
     name: str  # score.weight
     shape: tuple[int, ...]
     transpose: bool
+
+    @property
+    def part(self) -> str:
+        """Of our parameters: classifier, pooler or transform."""
+        return self.path.split("/")[0]
 
 
 class Base(NamedTuple):
@@ -81,7 +91,7 @@ def _base_of(cfg: Config) -> Base:
         site, _, leaf = path.rpartition("/")
         if path not in shapes:
             continue
-        if cfg.head == "classification" and path.split("/")[0] in TASK_HEAD:
+        if cfg.head not in ("lm", "mlm", "none") and path in family.heads[cfg.head].weights:
             turned = weight.transpose
             head.append(Saved(path, weight.name, shapes[path][::-1] if turned else shapes[path], turned))
         if leaf not in ("kernel", "embedding"):
@@ -90,12 +100,15 @@ def _base_of(cfg: Config) -> Base:
         if kind == "embedding":
             site = "embed" if site == "embed/tokens" else ""
         rows = layered(path)
+        if len(shapes[path]) - rows != 2:  # a convolution
+            continue
         for i in range(shapes[path][0]) if rows else [None]:
             module = weight.name.removesuffix(".weight").format(i=i)
             found.setdefault(module, []).append((kind, site, i, shapes[path][rows:]))
     if cfg.head in ("lm", "mlm") and "head/kernel" not in shapes:  # tied: a module without a weight of its own
         name = places["head/kernel"].name if "head/kernel" in places else next(iter(family.copies))
-        found[name.removesuffix(".weight")] = [("linear", "head", None, (cfg.hidden_size, cfg.vocab_size))]
+        width = cfg.embed_width if cfg.head == "mlm" else cfg.hidden_size
+        found[name.removesuffix(".weight")] = [("linear", "head", None, (width, cfg.vocab_size))]
     modules = {}
     for name, pieces in found.items():
         kind, site, layer, (size_in, _) = pieces[0]
@@ -130,7 +143,7 @@ def targeted(config: Mapping[str, Any], base: Base) -> list[Module]:
         chosen = [m for m in known if any(_ends(m.name, t) for t in targets) and _in_layers(m.name, config)]
     if not chosen:
         raise UserError(f"{CONFIG}: target_modules={targets!r} {_names_none(base)}")
-    nowhere = [m.name for m in chosen if not m.site]
+    nowhere = [m.name for m in chosen if not all(m.sites)]
     if nowhere:
         raise UserError(f"{CONFIG}: target_modules: no adapter can act on {', '.join(nowhere)} here")
     return chosen
@@ -196,6 +209,14 @@ def pattern(names: Iterable[str]) -> str:
     return each[0] if len(each) == 1 else f"({'|'.join(each)})"
 
 
+def head_names(base: Base, parts: Sequence[str]) -> list[str]:
+    """`modules_to_save` for these parts of the task's head (`classifier`, `pooler`, ...), and what PEFT adds to it."""
+    if not parts:
+        return []
+    own = [one.name.removeprefix(base.family.prefix).split(".")[0] for one in base.head if one.part in parts]
+    return list(dict.fromkeys([*SAVES.get(base.cfg.head, ()), *own]))
+
+
 def head_keys(config: Mapping[str, Any], base: Base, root: str = ROOT) -> dict[str, Saved]:
     """{key: parameter} of the task's head that `modules_to_save` puts into the file.
 
@@ -203,23 +224,21 @@ def head_keys(config: Mapping[str, Any], base: Base, root: str = ROOT) -> dict[s
       UserError: another module than the task's head.
     """
     wanted = config.get("modules_to_save") or []
-    rest = [m for m in base.modules.values() if m.site not in TASK_HEAD and any(_inside(m.name, w) for w in wanted)]
+    known = {one.name.rpartition(".")[0] for one in base.head}
+    rest = [name for name in base.modules if name not in known and any(_inside(name, one) for one in wanted)]
     if rest:
-        names = ", ".join(module.name for module in rest)
         raise UserError(
-            f"{CONFIG}: modules_to_save: only a classifier and its pooler can be trained whole, not {names}"
+            f"{CONFIG}: modules_to_save: only a task's head (a classifier, its pooler) can be trained whole, not"
+            f" {', '.join(rest)}"
         )
-    return {f"{root}{one.name}": one for one in base.head if any(_inside(one.name, w) for w in wanted)}
+    return {f"{root}{one.name}": one for one in base.head if any(_inside(one.name, name) for name in wanted)}
 
 
-def head_tensors(base: Base, params: Any, parts: Sequence[str], root: str = ROOT) -> dict[str, np.ndarray]:
-    """{key: tensor} of the named parts of the task's head."""
-    flat, kept = tree.flatten({part: params[part] for part in TASK_HEAD if part in params}), {}
-    for one in base.head:
-        if one.path.split("/")[0] in parts:
-            value = np.asarray(flat[one.path], np.float32)
-            kept[f"{root}{one.name}"] = value.T if one.transpose else value
-    return kept
+def head_tensors(saved: Mapping[str, Saved], params: Any) -> dict[str, np.ndarray]:
+    """{key: tensor} of those parameters."""
+    flat = tree.flatten({part: params[part] for part in {one.part for one in saved.values()}})
+    values = {key: np.asarray(flat[one.path], np.float32) for key, one in saved.items()}
+    return {key: x.T if saved[key].transpose else x for key, x in values.items()}
 
 
 def common(values: Sequence[Any]) -> Any:

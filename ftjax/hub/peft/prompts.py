@@ -20,6 +20,7 @@ from ftjax.methods.prefix import Prefix, Shift
 from ftjax.methods.prompt import SoftPrompt
 
 KEY = "prompt_embeddings"
+NO_CACHE = ("albert", "deberta-v2", "modernbert", "openai-gpt")  # PEFT puts a prefix into it
 LEARNED = "base_model."  # of the head's keys
 OPTIONS = frozenset(  # PEFT's encoder and projection are folded into what is saved
     (
@@ -31,18 +32,29 @@ OPTIONS = frozenset(  # PEFT's encoder and projection are folded into what is sa
 )  # fmt: skip
 
 
+def _without(peft_type: str, base: Base) -> bool:
+    prefix = peft_type == "PREFIX_TUNING"
+    return base.cfg.encoder is not None or (prefix and base.family.model_type in NO_CACHE)
+
+
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
-    """Prompts of an encoder and a decoder."""
-    parts = config.get("num_transformer_submodules")
-    if base.cfg.encoder is not None or base.cfg.shared_layers:
-        return [f"peft_type={config.get('peft_type')!r} of a {base.family.model_type} model"]
+    """Prompts of an encoder and a decoder; a prefix of a model that PEFT can give none."""
+    parts, kind = config.get("num_transformer_submodules"), str(config.get("peft_type"))
+    if _without(kind, base):
+        return [f"peft_type={kind!r} of a {base.family.model_type} model"]
     return [] if parts in (None, 1) else [f"num_transformer_submodules={parts!r}"]
+
+
+def refuse(peft_type: str, base: Base) -> None:
+    """UserError where `check` would refuse what we wrote."""
+    if _without(peft_type, base):
+        raise UserError(f"no PEFT folder: peft_type={peft_type!r} of a {base.family.model_type} model is not supported")
 
 
 def _sizes(base: Base) -> dict[str, Any]:
     cfg = base.cfg
     return dict(
-        token_dim=cfg.hidden_size,
+        token_dim=cfg.embed_width,
         num_attention_heads=cfg.num_heads,
         num_layers=cfg.num_layers,
         num_transformer_submodules=1,
@@ -51,7 +63,7 @@ def _sizes(base: Base) -> dict[str, Any]:
 
 def expected_rows(config: Mapping[str, Any], base: Base) -> Shapes:
     """`[P, D]`."""
-    return {KEY: (whole_number(config, "num_virtual_tokens"), base.cfg.hidden_size)}
+    return {KEY: (whole_number(config, "num_virtual_tokens"), base.cfg.embed_width)}
 
 
 def read_rows(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
@@ -78,9 +90,9 @@ def write_p_tuning(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
     written = _write_rows(p_tuning.METHOD.expand(adapters, params), base)
     encoder = dict(encoder_reparameterization_type="MLP" if cfg.definition == "peft" else "LSTM")
     if cfg.definition == "paper":
-        encoder |= dict(encoder_hidden_size=base.cfg.hidden_size // 2)
+        encoder |= dict(encoder_hidden_size=base.cfg.embed_width // 2)
     else:
-        encoder |= dict(encoder_hidden_size=base.cfg.hidden_size if cfg.hidden is None else cfg.hidden)
+        encoder |= dict(encoder_hidden_size=base.cfg.embed_width if cfg.hidden is None else cfg.hidden)
     return written._replace(config={**written.config, **encoder})
 
 
