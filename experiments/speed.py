@@ -3,6 +3,8 @@
     python -m experiments.speed train     --data=DIR --tokenizer=GPT2_DIR
     python -m experiments.speed decompose --data=DIR --tokenizer=GPT2_DIR
     python -m experiments.speed methods   --data=DIR --tokenizer=GPT2_DIR
+    python -m experiments.speed generate
+    python -m experiments.speed load
 
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
@@ -21,8 +23,14 @@ median over rounds of (seconds per token of the variant / of ftjax as it is).
 `methods` measures the step of methods that add something to a frozen model against the frozen forward pass with the
 gradient of its input (a rank-1 LoRA on the embedding alone), and beside it the same ratio of the analytic work.
 
-The model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`), written as a
-Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
+`generate` decodes 64 tokens after prompts of 32, batch 32, fp32, greedily and with 10 beams, in a GPT-2-small shape and
+a Llama shape of 100 million parameters, against transformers' `generate`; each side in a fresh process. `limit` is the
+share reached of the steps that memory allows: weights and half-full caches read once, at the measured bandwidth.
+
+`load` is the most anonymous memory while a directory of 1.2 billion parameters is loaded in its own bf16.
+
+For training the model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`),
+written as a Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
 A record goes to `experiments/results/speed.jsonl`; the last of each kind make `experiments/results/speed.md`.
 """
 
@@ -39,7 +47,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import speed_train
+from experiments import speed_decode, speed_train
 from experiments.render import text_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,7 +66,8 @@ def in_process(kind: str, name: str, folder: Path, args: argparse.Namespace) -> 
 
 def part(kind: str, name: str, folder: Path, args: argparse.Namespace) -> None:
     """The inside of `in_process`."""
-    print(json.dumps(speed_train.PARTS[kind](folder, name, args)))
+    parts = speed_train.PARTS | {"generate": speed_decode.generate, "load": speed_decode.load}
+    print(json.dumps(parts[kind](folder, name, args)))
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -67,13 +76,20 @@ def measure(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        speed_train.prepare(folder, args)
+        (speed_decode if args.command in ("generate", "load") else speed_train).prepare(folder, args)
         if args.command == "train":
             result: Any = {side: [] for side in SIDES}
             for side in SIDES * args.rounds:
                 kind, method = side.split()
                 result[side].append(in_process(kind, method, folder, args))
                 print(side, json.dumps(result[side][-1]), flush=True)
+        elif args.command == "generate":
+            result = {}
+            for side in speed_decode.SIDES:
+                result[side] = in_process("generate", side, folder, args)
+                print(side, json.dumps(result[side]), flush=True)
+        elif args.command == "load":
+            result = in_process("load", "ftjax", folder, args)
         elif args.command == "methods":
             result = in_process("methods", "all", folder, args)
         else:
@@ -127,7 +143,28 @@ def methods_table(result: dict[str, Any]) -> str:
     return text_table(["ftjax, a step against the frozen one", "time", "work", "time over work"], rows)
 
 
-TABLES = {"train": train_table, "decompose": decompose_table, "methods": methods_table}
+def generate_table(result: dict[str, Any]) -> str:
+    """Tokens per second, against transformers and against what memory allows."""
+    rows = []
+    for side, run in result.items():
+        theirs = result["transformers " + side.split(" ", 1)[1]]
+        limit = run["steps/s"] * run["step bytes"] / run["bandwidth"]
+        ratio = run["tokens/s"] / theirs["tokens/s"]
+        rows.append([side, f"{run['tokens/s']:.4g}", f"{ratio:.2f}", f"{limit:.2f}", f"{run['first s']:.3g}"])
+    return text_table(["side", "tokens/s", "against transformers", "limit", "compile s"], rows)
+
+
+def load_table(result: dict[str, Any]) -> str:
+    """Peak over size."""
+    size, peak = result["bytes"], result["peak anonymous"]
+    row = [f"{size / 2**20:.0f}", f"{peak / 2**20:.0f}", f"{peak / size:.3f}", f"{result['seconds']:.1f}"]
+    return text_table(["parameters MiB", "peak anonymous MiB", "ratio", "seconds"], [row])
+
+
+TABLES = {
+    "train": train_table, "decompose": decompose_table, "methods": methods_table, "generate": generate_table,
+    "load": load_table,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -137,6 +174,14 @@ def main() -> None:
         return part(kind, name, Path(folder), argparse.Namespace(**json.loads(options)))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    decoding = commands.add_parser("generate", help="decoding against transformers")
+    decoding.add_argument("--batch_size", type=int, default=32)
+    decoding.add_argument("--prompt", type=int, default=32, help="tokens")
+    decoding.add_argument("--new", type=int, default=64, help="tokens")
+    decoding.add_argument("--rounds", type=int, default=2)
+    loading = commands.add_parser("load", help="memory of loading")
+    for command in (decoding, loading):
+        command.add_argument("--seed", type=int, default=0)
     for name, about in (
         ("train", "against transformers"),
         ("decompose", "one gain at a time"),

@@ -44,6 +44,7 @@ class Start(NamedTuple):
     adapters: Any
     tokenizer: Any
     wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a prompt's
+    decoder_start: int | None  # the first token of an encoder-decoder's decoder
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -58,7 +59,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
     flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
-    flags.DEFINE_integer("decoder_start_token_id", None, "of an encoder-decoder", flag_values=values)
+    flags.DEFINE_integer(
+        "decoder_start_token_id", None, "of an encoder-decoder; by default config.json's", flag_values=values
+    )
     flags.DEFINE_integer("seed", 0, "of sampling", flag_values=values)
     flags.DEFINE_enum("early_stopping", "false", [*CHOICES], "when beams are done", flag_values=values)
     flags.DEFINE_enum("beam_rule", "transformers", ["transformers", "lora"], "whose search", flag_values=values)
@@ -88,7 +91,9 @@ def main(values: flags.FlagValues) -> None:
     stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": get("max_new_tokens"), "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
-        "beam_rule": get("beam_rule"), "decoder_start_token_id": get("decoder_start_token_id"),
+        "beam_rule": get("beam_rule"),
+        "decoder_start_token_id": start.decoder_start if get("decoder_start_token_id") is None
+        else get("decoder_start_token_id"),
         "eos_token_id": [*([] if eos is None else [eos]), *get("stop_id")], **{name: get(name) for name in HELP},
     }  # fmt: skip
     if get("input"):
@@ -119,11 +124,20 @@ def _load(name: str, is_run: bool) -> Start:
 
     if not is_run:
         model, params = hub.load(name, head="lm")
-        return Start(model, params, None, hub.tokenizer(name), lambda tokens: tokens)
-    _, parts = load_run(Path(name))
+        return Start(model, params, None, hub.tokenizer(name), lambda tokens: tokens, _decoder_start(model, name))
+    f, parts = load_run(Path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
-    return Start(parts.model, params, adapters, parts.tokenizer, parts.around.prompt if parts.around else list)
+    wrap = parts.around.prompt if parts.around else list
+    return Start(parts.model, params, adapters, parts.tokenizer, wrap, _decoder_start(parts.model, f.model.path))
+
+
+def _decoder_start(model: Any, path: str) -> int | None:
+    from ftjax.hub import files
+
+    if model.cfg.encoder is None:
+        return None
+    return files.read_json(files.resolve(path, weights=False) / "config.json").get("decoder_start_token_id")
 
 
 def _tokens(start: Start, text: str, where: str) -> list[int]:
