@@ -15,5 +15,6 @@ def get(name: str) -> ConfigDict:
             pooling=placeholder(str),  # first, last, mean; by the model's kind where not given
             scan_unroll=placeholder(int),  # layers per scan iteration, -1: no scan; by backend where not given
             remat=False,
+            attention="auto",  # xla, cudnn, splash; auto: the fastest that can do it where it runs
         )
     )

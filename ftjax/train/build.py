@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from ftjax import hub, methods, tree
 from ftjax.data.around import Around, around, insert
@@ -24,6 +25,7 @@ from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
+from ftjax.parallel.mesh import spec
 from ftjax.train.fields import Fields
 
 Tree = Any
@@ -106,17 +108,20 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     return Data(texts, encoded, loader, loader)
 
 
-def build(f: Fields, trained: Callable[[Tree, int], Tree] = lambda params, rows: params) -> Parts:
+def build(
+    f: Fields, trained: Callable[[Tree, int], Tree] = lambda params, rows: params, mesh: Mesh | None = None
+) -> Parts:
     """The model with the task's head, the method's adapters and labels, and the objective.
 
     Args:
       trained: (params, layers) -> the params that the method starts from, where they are not the base's.
+      mesh: where the base's parameters go as they are read; None for the first device.
 
     Raises:
       UserError: a model that does not do the task, and whatever the model's files and the method find wrong.
     """
     task, method, cfg = get_task(f), methods.get(f.method.name), f.model
-    model, params = load_model(f, task)
+    model, params = load_model(f, task, mesh)
     dtypes = jax.tree.map(lambda x: x.dtype, params)
     params = jax.tree.map(lambda x, dtype: x.astype(dtype), trained(params, model.cfg.rows), dtypes)
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
@@ -168,15 +173,20 @@ def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -
         )
 
 
-def load_model(f: Fields, task: Task) -> tuple[Transformer, Tree]:
-    """The config's model with the head of the task.
+def load_model(f: Fields, task: Task, mesh: Mesh | None = None) -> tuple[Transformer, Tree]:
+    """The config's model with the head of the task, its parameters read to where they live on a mesh.
 
     Raises:
-      UserError: a dropout outside [0, 1), an encoder for language modelling, or as `hub.load`.
+      UserError: a dropout outside [0, 1), an unknown attention, an encoder-decoder, or as `hub.load`.
     """
     cfg = f.model
     options: dict[str, Any] = dict(dtype=_dtype("param_dtype", cfg.param_dtype), seed=f.seed, remat=cfg.remat)
     options["compute_dtype"] = _dtype("dtype", cfg.dtype)
+    kernels = ("auto", "xla", "cudnn", "splash")
+    require("model.attention", cfg.attention, cfg.attention in kernels, ", ".join(kernels))
+    options["attention"] = cfg.attention
+    if mesh is not None and mesh.size > 1:
+        options["sharding"] = lambda path, shape: NamedSharding(mesh, spec(f"params/{path}", shape, mesh))
     if cfg.dropout is not None:
         if not 0 <= cfg.dropout < 1:
             raise UserError(f"model.dropout={cfg.dropout}: give 0 or more, below 1")
@@ -191,6 +201,8 @@ def load_model(f: Fields, task: Task) -> tuple[Transformer, Tree]:
     else:
         options["head"] = "lm"
     model, params = hub.load(cfg.path, **options)
+    if model.cfg.encoder is not None:
+        raise UserError(f"model.path={cfg.path} is an encoder-decoder, which no task here has data for; take another")
     if cfg.dropout is not None:  # where the model has some
         rates = [name for name in ("pooler_dropout", "ffn_dropout", "final_dropout") if getattr(model.cfg, name)]
         model = model.clone(cfg=model.cfg.replace(**dict.fromkeys(rates, cfg.dropout)))

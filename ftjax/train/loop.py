@@ -56,7 +56,7 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
     began, code = time.perf_counter(), commit()
 
     # What is asked for. Nothing is written until all of it is found right.
-    parts = build(f, f.warm_start)
+    parts = build(f, f.warm_start, mesh)
     data = load_data(f, parts, "train", training=True)
     held = load_data(f, parts, f.task.eval_split, training=False)
     per_epoch = data.loader.steps_per_epoch

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ftjax import methods, tree
 from ftjax.errors import UserError
@@ -71,14 +72,14 @@ def load_run(workdir: Path) -> tuple[Fields, Parts]:
     return f, parts._replace(variables=put(parts.variables, read_best(workdir), parts.model.cfg.rows, str(workdir)))
 
 
-def build(f: Fields, warm_start: str = "") -> Parts:
-    """The parts of a run, from the base or from where another run ended.
+def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
+    """The parts of a run, from the base (read onto a mesh, where one is given) or from where another run ended.
 
     Raises:
       UserError: as `train.build.build`; a run to start from whose leaves do not fit, or mean something else here.
     """
     if not warm_start:
-        return parts_of(f)
+        return parts_of(f, mesh=mesh)
     start = read_start(Path(warm_start))
     mine = sections(f.method.to_dict())
     for name in start.methods.keys() & mine.keys():
@@ -91,7 +92,7 @@ def build(f: Fields, warm_start: str = "") -> Parts:
             )
     # What of the base was trained is there before a method looks at the base, what a method made comes after it.
     base = {path: x for path, x in start.leaves.items() if path.startswith("params/")}
-    parts = parts_of(f, lambda params, rows: put({"params": params}, base, rows, warm_start)["params"])
+    parts = parts_of(f, lambda params, rows: put({"params": params}, base, rows, warm_start)["params"], mesh)
     found = put(parts.variables, start.leaves, parts.model.cfg.rows, warm_start)
 
     def kept(x: jax.Array, here: jax.Array, label: str) -> jax.Array:

@@ -44,16 +44,11 @@ def card(f: Fields, parts: Parts, params: Any, runs: Sequence[Path]) -> str:
         ("method", f"`{f.method.name}`, merged into the weights"),
     ]
     rows += [("parameters", f"{tree.count(params):,}")]
-    for result in results:
-        found = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result["metrics"].items()))
-        rows += [
-            (
-                "trained",
-                f"{result['trainable_parameters']:,} parameters, {result['steps']} steps, seed {result['seed']}",
-            ),
-            (f"on `{f.task.eval_split}`, at the end", found),
-            ("config, commit", f"`{result['config_hash']}`, `{result['commit']}`"),
-        ]
+    for result in (found for found in results if found.get("steps")):  # not of an imported adapter
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result["metrics"].items()))
+        trained = f"{result['trainable_parameters']:,} parameters, {result['steps']} steps, seed {result['seed']}"
+        rows += [("trained", trained), (f"on `{f.task.eval_split}`, at the end", numbers)]
+        rows += [("config, commit", f"`{result['config_hash']}`, `{result['commit']}`")]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     known = f"base_model: {base}\n" if base == f.model.path and "/" in base else ""
     return (

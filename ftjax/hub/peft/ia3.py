@@ -50,9 +50,7 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
             kind = ScaledActivation if down else ScaledInput
             site = module.site.removesuffix("/down") if down else module.site
             if len(module.parts) > 1:
-                raise UserError(
-                    f"{CONFIG}: feedforward_modules: {module.name} is not one; its parts share an input"
-                )
+                raise UserError(f"{CONFIG}: feedforward_modules: {module.name} is not one; its parts share an input")
             found.setdefault((site, kind), {})[module.layer] = value
         else:
             for part, piece in zip(module.parts, np.split(value, len(module.parts))):

@@ -98,7 +98,8 @@ def _base_of(cfg: Config) -> Base:
             continue
         kind = "embedding" if leaf == "embedding" else "linear" if weight.transpose else "conv"
         if kind == "embedding":
-            site = "embed" if site == "embed/tokens" else ""
+            # The table that an encoder and its decoder share is called by neither: an adapter on it would do nothing.
+            site = "embed" if site == "embed/tokens" and cfg.encoder is None else ""
         rows = layered(path)
         if len(shapes[path]) - rows != 2:  # a convolution
             continue

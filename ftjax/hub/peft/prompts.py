@@ -4,6 +4,7 @@ A soft prompt `[P, D]` stands before everything, [CLS] too. P_TUNING's encoder i
 A prefix is `[P, 2 L K hd]`, slot 2l the keys of layer l and 2l + 1 its values.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from ftjax.methods.base import Template, find, place
 from ftjax.methods.prefix import Prefix, Shift
 from ftjax.methods.prompt import SoftPrompt
 
+log = logging.getLogger(__name__)
 KEY = "prompt_embeddings"
 NO_CACHE = ("albert", "deberta-v2", "modernbert", "openai-gpt")  # PEFT puts a prefix into it
 LEARNED = "base_model."  # of the head's keys
@@ -123,6 +125,15 @@ def _prefix_width(base: Base) -> int:
     return 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim
 
 
+def _warn_of_window(base: Base, length: int) -> None:
+    window = base.cfg.window
+    if window:
+        log.warning(
+            "a prefix of PEFT's takes %d places of this model's window of %d, ours none: texts of more than %d tokens"
+            " differ", length, window, max(window - length, 0),
+        )  # fmt: skip
+
+
 def expected_prefix(config: Mapping[str, Any], base: Base) -> Shapes:
     """`[P, 2 L K hd]`."""
     return {KEY: (whole_number(config, "num_virtual_tokens"), _prefix_width(base))}
@@ -131,6 +142,7 @@ def expected_prefix(config: Mapping[str, Any], base: Base) -> Shapes:
 def read_prefix(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     """Our `prefix` of definition 'peft': keys and values as they are."""
     flat, cfg = jnp.asarray(tensors[KEY]), base.cfg
+    _warn_of_window(base, len(flat))
     adapters = {
         "layers/attn": prefix.unpack(flat, cfg.num_layers, cfg.num_kv_heads, cfg.head_dim),
         "": Shift(len(flat)),
@@ -142,6 +154,7 @@ def write_prefix(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
     """Keys and values; those that the paper's MLP gives."""
     ((_, _, _, adapter),) = find(prefix.METHOD.expand(adapters, params), Prefix)
     flat, width = np.asarray(prefix.pack(adapter), np.float32), base.cfg.num_kv_heads * base.cfg.head_dim
+    _warn_of_window(base, len(flat))
     sizes = _sizes(base) | dict(token_dim=width, num_attention_heads=base.cfg.num_kv_heads, encoder_hidden_size=width)
     return Written(dict(num_virtual_tokens=len(flat), prefix_projection=False, **sizes), {KEY: flat})
 
