@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import Sharding
 
 from ftjax import tree
 from ftjax.errors import UserError
@@ -95,12 +95,13 @@ def read(
             for n, row in wanted.items()
             if n in tensors and tensors[n].shape != row
         ],
+        f"without a place in a {family.model_type} checkpoint": [p for p in shapes if p not in {*places, *fresh}],
         "not fp32, fp16 or bf16": [n for n in wanted if n in tensors and tensors[n].dtype not in DTYPES],
         "no copy of its tied weight": [
             n
             for n, of in family.copies.items()
             if {n, of} <= tensors.keys() and n not in wanted and (model.cfg.tied_head or n not in of_heads)
-            if not np.array_equal(tensors[n].read(()), tensors[of].read(()))
+            if not _equal(tensors[n], tensors[of])
         ],
     }
     if any(problems.values()):
@@ -115,14 +116,26 @@ def read(
     embedding = tensors[table["embed/tokens/embedding"].name].dtype
     for path, shape in shapes.items():
         if path in fresh:
-            params[path] = _fresh(path, shape, model.cfg.init_std, seed).astype(dtype or _storage(embedding))
+            new = _fresh(path, shape, model.cfg.init_std, seed).astype(dtype or _storage(embedding))
+            params[path] = jax.device_put(new, sharding(path, shape)) if sharding else new
             continue
         weight, names, _ = places[path]
         rows = [tensors[n] for n in names]
         part = functools.partial(_part, rows, path, weight, shape, dtype or _storage(rows[0].dtype))
-        where = sharding(path, shape) if sharding else SingleDeviceSharding(jax.devices()[0])
-        params[path] = jax.make_array_from_callback(shape, where, part)
+        if sharding:
+            params[path] = jax.make_array_from_callback(shape, sharding(path, shape), part)
+        else:
+            params[path] = jnp.asarray(part(tuple(slice(0, size) for size in shape)))
     return tree.unflatten(params)
+
+
+def _equal(one: Stored, other: Stored) -> bool:
+    """Whether two tensors are the same, read in pieces."""
+    if one.shape != other.shape or not one.shape:
+        return one.shape == other.shape and np.array_equal(one.read(()), other.read(()))
+    most = max(1, PIECE // (4 * math.prod(one.shape[1:])))
+    pieces = [(slice(a, min(a + most, one.shape[0])),) for a in range(0, one.shape[0], most)]
+    return all(np.array_equal(one.read(piece), other.read(piece)) for piece in pieces)
 
 
 def _storage(dtype: str) -> Any:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax import tree
+from ftjax.errors import UserError
 from ftjax.methods.base import (
     Context,
     Found,
@@ -63,6 +64,8 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     gate = cfg.gate or ("head" if paper else "scalar")
     choose("gate", gate, ("head", "scalar"))
     positive("length", cfg.length)
+    if ctx.cfg.qk_norm != "none":
+        raise UserError("method.name='llama_adapter': its keys are not normed, as this model's are; take prefix")
     rows = ctx.cfg.rows
     count = cfg.count or rows
     positive("count", count, rows)

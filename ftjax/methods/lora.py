@@ -124,7 +124,9 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     """
     linear = hooked(ctx, "linear")
     widths = [linear[f"layers/attn/{name}"][1] for name in "qkv"]
-    known = {**hooked(ctx, "embed"), **linear, QKV: (ctx.cfg.hidden_size, sum(widths))}
+    known = {"embed": hooked(ctx, "embed")["embed"], **linear}  # an encoder looks its tokens up in the same table
+    if ctx.cfg.encoder is None:
+        known[QKV] = (ctx.cfg.hidden_size, sum(widths))
     sites = match_sites(known, cfg.targets)
     if QKV in sites and any(f"layers/attn/{name}" in sites for name in "qkv"):
         raise UserError("method.targets: qkv beside one of q, k, v would adapt it twice; take either")
@@ -209,10 +211,9 @@ def expand(adapters: Any, params: Any) -> Any:
     def site_form(found: Found) -> dict[str, Any]:
         lora = found.adapter
         if isinstance(lora, LoRAEmbedding):
-            if lora.magnitude is None:
-                return {found.path: lora}
-            columns = lora.norm(params["embed"]["tokens"]["embedding"])
-            return {found.path: found.adapter.replace(columns=jax.lax.stop_gradient(columns))}
+            if lora.magnitude is not None:
+                lora = lora.replace(columns=jax.lax.stop_gradient(lora.norm(params["embed"]["tokens"]["embedding"])))
+            return {found.path: lora} | ({f"encoder/{found.path}": lora} if "encoder" in params else {})
         if lora.start is not None:
             a0, b0 = (jax.lax.stop_gradient(x) for x in lora.start)
             a, b = jnp.concatenate([lora.a, a0], -1), jnp.concatenate([lora.b, b0], -2)
@@ -247,6 +248,8 @@ def merge(params: Any, adapters: Any) -> Any:
         return new if lora.magnitude is None else new * (lora.magnitude / lora.norm(w))[..., None, :]
 
     for found in find(expand(adapters, params), (LoRA, LoRAEmbedding)):
+        if found.site == "encoder/embed":
+            continue  # the decoder's table, changed once
         lora, name = found.adapter, f"{found.site}/kernel"
         embedding = isinstance(lora, LoRAEmbedding)
         alone = "head/kernel" in flat or "classifier/kernel" in flat  # no head reads the embedding

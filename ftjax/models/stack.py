@@ -59,10 +59,10 @@ class Embeddings(nn.Module):
     ) -> jax.Array:
         cfg, site = self.cfg, Site(self, training)
         x = (tokens or self.tokens)(ids)
-        if cfg.embed_scale != 1:
-            x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         for adapter in acting(self, "embed", cfg.vocab_size, cfg.embed_width):
             x = adapter.embed(ids, x, site)
+        if cfg.embed_scale != 1:
+            x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         if cfg.positions == "learned":
             x = x + self.positions(positions + cfg.position_offset)
         if cfg.token_types:
@@ -125,7 +125,7 @@ class Stack(nn.Module):
         token_type_ids: jax.Array | None,
         *,
         tokens: Embed | None = None,
-        memory: tuple[jax.Array, jax.Array] | None = None,
+        memory: tuple[jax.Array, jax.Array, int | None] | None = None,
         max_segments: int | None = None,
         cache: Cache | None = None,
         seen: jax.Array | None = None,
@@ -133,7 +133,9 @@ class Stack(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> Output:
-        """Hidden states of tokens; `memory` is (hidden states, segments) of the encoder."""
+        """Hidden states of tokens; `memory` is (hidden states, segments, most segments) of the encoder."""
+        if seen is not None and cache is None:
+            raise UserError("seen is about the slots of a cache; give one")
         cfg = self.cfg
         if cfg.positions == "learned" and position_ids is None and input_ids.shape[1] > cfg.max_positions:
             raise UserError(f"{input_ids.shape[1]} tokens are over the model's {cfg.max_positions} positions")
@@ -161,7 +163,9 @@ class Stack(nn.Module):
             nearby=self._sight(positions, segments, at, seen_segments, cfg.window) if cfg.window else None,
             relative=self.relative(positions, at) if cfg.positions in ("t5", "disentangled") else None,
             memory=None if memory is None else memory[0],
+            memory_mask=None if source is None else visible(segments, segments, source, source, False),
             memory_segments=source,
+            memory_max_segments=None if memory is None else memory[2],
             index=None if cache is None else cache.index,
             training=training,
             attentions=output_attentions,
@@ -194,8 +198,12 @@ class Stack(nn.Module):
         x, one = jnp.zeros((1, 1, cfg.hidden_size), cfg.dtype), jnp.ones((1, 1), jnp.int32)
         sight = Sight(visible(one, one, one, one, cfg.causal), None)
         memory = jnp.zeros((1, 1, cfg.encoder.hidden_size), cfg.dtype) if cfg.encoder else None
-        ctx = Context(one, None, sight, None, None, memory, one, None, False, False)
-        init = lambda k: Block(cfg, parent=None).init(k, x, ctx, None, 0)["params"]  # noqa: E731
+        ctx = Context(
+            segments=one, max_segments=None, everywhere=sight, nearby=None, relative=None, memory=memory,
+            memory_mask=sight.mask, memory_segments=one, memory_max_segments=None, index=None, training=False,
+            attentions=False,
+        )  # fmt: skip
+        init = lambda k: Block(cfg.replace(attention="xla"), parent=None).init(k, x, ctx, None, 0)["params"]  # noqa: E731
         return jax.vmap(init)(jax.random.split(key, cfg.rows))
 
     def _init_conv(self, key: jax.Array) -> Any:

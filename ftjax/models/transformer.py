@@ -95,7 +95,8 @@ class Transformer(Stack):
           input_ids: int `[B, T]`; of an encoder-decoder, the decoder's.
           attention_mask: `[B, T]`, 0 on padding (left or right); or
           segment_ids: `[B, T]`, 0 on padding, else the number of the packed example.
-          position_ids: `[B, T]`; counted from 0 over each row's real tokens where not given.
+          position_ids: `[B, T]`, growing from slot to slot inside a segment; counted from 0 over each row's real tokens
+            where not given.
           encoder_*: the same of the encoder's tokens `[B, S]`; the decoder sees those of its own segment.
             `encoder_hidden [B, S, D]` (from `encode`) in place of the ids; neither, where the cache has them.
           cache: what was seen before; the result then holds the cache with these tokens.
@@ -119,7 +120,7 @@ class Transformer(Stack):
                     encoder_input_ids, source, encoder_position_ids, None, tokens=self.embed.tokens, training=training,
                     max_segments=self._most(encoder_attention_mask, encoder_segment_ids),
                 ).last_hidden  # fmt: skip
-            memory = (encoder_hidden, source)
+            memory = (encoder_hidden, source, self._most(encoder_attention_mask, encoder_segment_ids))
         return self.run(
             input_ids, _segments(input_ids, attention_mask, segment_ids), position_ids, token_type_ids, memory=memory,
             max_segments=self._most(attention_mask, segment_ids), cache=cache, seen=seen, training=training,

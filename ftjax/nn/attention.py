@@ -1,4 +1,5 @@
-"""Masks and attention. Masks come from (position, segment) alone, never from slot order."""
+"""Masks and attention. Masks come from (position, segment) alone; fused kernels take slots for positions, which are in
+their order inside a segment."""
 
 import functools
 from typing import Any, NamedTuple
@@ -58,7 +59,9 @@ class Context(NamedTuple):
     nearby: Sight | None  # of the layers with a window
     relative: Relative | None
     memory: jax.Array | None  # [B, S, D]: what the encoder made of its tokens; None where the cache knows it
+    memory_mask: jax.Array | None  # bool [B, 1, T, S]
     memory_segments: jax.Array | None  # [B, S]
+    memory_max_segments: int | None
     index: jax.Array | None  # the cache's first free slot
     training: bool
     attentions: bool  # return the probabilities
@@ -179,7 +182,7 @@ class Attention(nn.Module):
         q, scale = project("q", x), cfg.attention_scale or cfg.head_dim**-0.5
         bias = None
         if self.cross:
-            mask: Any = visible(ctx.segments, ctx.segments, ctx.memory_segments, ctx.memory_segments, False)
+            mask: Any = ctx.memory_mask
             if ctx.memory is None:  # the cache has them
                 k, v = (_row(c, layer) for c in kv)
             else:
@@ -211,7 +214,7 @@ class Attention(nn.Module):
         key = self.make_rng("dropout") if ctx.training and cfg.attention_dropout else None
         request = kernels.Request(
             q.dtype, cfg.head_dim, t, cfg.causal and not self.cross, 0 if self.cross else cfg.window,
-            cfg.attention_softcap, ctx.max_segments, self.cross, bias is not None, k.shape[1] != keys,
+            cfg.attention_softcap, self._most(ctx), self.cross, bias is not None, k.shape[1] != keys,
             key is not None, ctx.attentions, ctx.index is not None,
         )  # fmt: skip
         kernel = kernels.choose(cfg.attention, jax.default_backend(), request, kernels.capability())
@@ -242,13 +245,18 @@ class Attention(nn.Module):
             y = adapter.sublayer(x, y, site)
         return y, kv, probs if ctx.attentions else None
 
+    def _most(self, ctx: Context) -> int | None:
+        """Segments of a row at most; None if not known."""
+        both = (ctx.max_segments, ctx.memory_max_segments if self.cross else 0)
+        return None if None in both else max(both)  # type: ignore[type-var]
+
     def _fused(
         self, kernel: str, q: jax.Array, k: jax.Array, v: jax.Array, ctx: Context, layer: jax.Array, scale: float
     ) -> jax.Array:
         cfg = self.cfg
         options: dict[str, Any] = {"softcap": cfg.attention_softcap}
         if kernel == "cudnn":
-            options = {"max_segments": ctx.max_segments}
+            options = {"max_segments": self._most(ctx)}
         if self.cross:
             options["key_segments"] = ctx.memory_segments
         run = functools.partial(

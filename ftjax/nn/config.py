@@ -17,6 +17,12 @@ class RopeScaling(NamedTuple):
     original_positions: int = 8192
 
 
+OF_BOTH = (  # fields that a decoder shares with its encoder
+    "dtype", "attention", "max_segments", "scan_unroll", "remat", "embed_dropout", "attention_dropout",
+    "hidden_dropout", "ffn_dropout", "final_dropout",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Shape and options of a Transformer: a decoder (`causal`), an encoder, or the decoder of an `encoder`.
@@ -63,7 +69,7 @@ class Config:
     token_types: int = 0
     embed_norm: bool = False
 
-    qk_norm: Literal["none", "head", "all"] = "none"  # RMSNorm of queries and keys: each head's, or all heads as one
+    qk_norm: Literal["none", "head", "all"] = "none"  # queries and keys are normed: each head's, or all heads as one
     attention_scale: float = 0.0  # 0: head_dim ** -0.5
     attention_softcap: float = 0.0  # tanh cap of the scores (Gemma 2); 0: none
     activation: Literal["gelu", "gelu_tanh", "silu", "relu"] = "gelu_tanh"
@@ -100,11 +106,11 @@ class Config:
     remat: bool = False
 
     def replace(self, **fields: Any) -> "Config":
-        """The same model with other options; an encoder computes as its decoder does."""
+        """The same model with other options; how it computes, and dropouts, are its encoder's too."""
         new = dataclasses.replace(self, **fields)
         if new.encoder is None:
             return new
-        shared = {name: getattr(new, name) for name in ("dtype", "attention", "max_segments", "scan_unroll", "remat")}
+        shared = {name: value for name, value in fields.items() if name in OF_BOTH}
         return dataclasses.replace(new, encoder=dataclasses.replace(new.encoder, **shared))
 
     @property

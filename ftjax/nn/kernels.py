@@ -53,7 +53,7 @@ def capability() -> tuple[int, int]:
 def choose(name: str, backend: str, request: Request, capability: tuple[int, int]) -> Literal["xla", "cudnn", "splash"]:
     """What `attention=name` means here. With a cache it is always 'xla'.
 
-    'auto' takes the backend's kernel if it can express the request, else 'xla' (on TPUs also below a tile of keys).
+    'auto' takes the backend's kernel if it can express the request, else 'xla' (on TPUs also below a tile of queries).
     `backend` is as `jax.default_backend()` gives it, `capability` as `capability()` does.
 
     Raises:

@@ -185,6 +185,8 @@ def load_model(f: Fields, task: Task, mesh: Mesh | None = None) -> tuple[Transfo
     kernels = ("auto", "xla", "cudnn", "splash")
     require("model.attention", cfg.attention, cfg.attention in kernels, ", ".join(kernels))
     options["attention"] = cfg.attention
+    if f.data.layout == "buckets" or task.objective != "lm":  # a row is one example
+        options["max_segments"] = int(f.data.pad_side == "left")
     if mesh is not None and mesh.size > 1:
         options["sharding"] = lambda path, shape: NamedSharding(mesh, spec(f"params/{path}", shape, mesh))
     if cfg.dropout is not None:

@@ -49,6 +49,8 @@ def step_flops(
         """How deep a gradient for this leaf runs back; `end`: nowhere."""
         if layered(path):
             return depths(path)[0]
+        if path.startswith("encoder/final_norm/"):
+            return above - 1
         return -1 if re.search(r"(^|/)(embed|prefix|relative|conv)/", path) else end
 
     lowest = min(map(lowest_of, trained), default=end)

@@ -149,12 +149,13 @@ OPTIMIZERS = {"adamw": _adam, "adam": _adam, "adafactor": _adafactor, "sgd": _sg
 
 
 def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
-    """Updates times decay^depth: layer l of L is L - l below the head, the embeddings L + 1 (discriminative rates of
+    """Updates times decay^depth: layer l of L is L - l below the head, the embeddings (and an
+    encoder) L + 1 (discriminative rates of
     Howard & Ruder 2018; ELECTRA's layer-wise decay, which has the whole body one factor lower still, as
     `group_rates` can say)."""
 
     def scale(path: str, update: jax.Array) -> jax.Array:
-        if re.search("params/(embed|relative|conv)/", path):
+        if re.search("params/(embed|relative|conv|encoder)/", path):  # an encoder as a whole
             return update * decay ** (rows + 1)
         if not layered(path):
             return update

@@ -31,24 +31,25 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
     with whole(folder) as aside:
         hub.save(aside, parts.model, params, extra=extra)
         parts.tokenizer.save_pretrained(aside)
-        (aside / "README.md").write_text(card(f, parts, params, runs))
+        (aside / "README.md").write_text(card(f, parts, params, runs), "utf-8")
 
 
 def card(f: Fields, parts: Parts, params: Any, runs: Sequence[Path]) -> str:
     """A model card: what the model was, what was trained on what, and what came of it."""
     base = Path(f.model.path).name if Path(f.model.path).is_dir() else f.model.path
-    results = [json.loads(file.read_text()) for run in runs if (file := run / "result.json").exists()]
     rows = [
         ("base", f"`{base}`"),
         ("task", f"`{f.task.name}`"),
         ("method", f"`{f.method.name}`, merged into the weights"),
     ]
     rows += [("parameters", f"{tree.count(params):,}")]
+    results = [json.loads(file.read_text("utf-8")) for run in runs if (file := run / "result.json").exists()]
     for result in (found for found in results if found.get("steps")):  # not of an imported adapter
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result["metrics"].items()))
         trained = f"{result['trainable_parameters']:,} parameters, {result['steps']} steps, seed {result['seed']}"
-        rows += [("trained", trained), (f"on `{f.task.eval_split}`, at the end", numbers)]
-        rows += [("config, commit", f"`{result['config_hash']}`, `{result['commit']}`")]
+        rows += [("trained", trained), ("config, commit", f"`{result['config_hash']}`, `{result['commit']}`")]
+        best = result["best"]
+        if len(runs) == 1 and best["value"] is not None:
+            rows += [(f"{best['metric']} on `{f.task.eval_split}`", f"{best['value']:.4g}, at step {best['step']}")]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     known = f"base_model: {base}\n" if base == f.model.path and "/" in base else ""
     return (

@@ -100,7 +100,7 @@ def tune(make, examples, lay):
         cfg.update_from_flattened_dict(small | fields)
         context = context_of(made, classes)
         adapters = method.init(context, cfg, jax.random.key(1))
-        rows = made.cfg.num_layers
+        rows = made.cfg.rows
         layers = cut(made.params["layers"], rows, method.cuts(cfg, rows))
         variables = {"params": {**made.params, "layers": layers}, "adapters": adapters}
         around = around_of(method.template(cfg, made.cfg), context)

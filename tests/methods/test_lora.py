@@ -20,6 +20,7 @@ from ftjax.errors import UserError
 from ftjax.methods.lora import LoRA, LoRAEmbedding
 from ftjax.models.transformer import sites
 from ftjax.train.step import init_state, make_step
+from tests.methods.conftest import context_of
 
 WRONG = {
     "a target that matches nothing": (dict(targets=("q", "kv")), "'kv' matches no site; there are .*layers/attn/q"),
@@ -254,3 +255,17 @@ def test_merged_dora_of_the_embedding_is_pefts_where_no_head_reads_it(pair):
     theirs = copy.deepcopy(pair.theirs).merge_and_unload()
     table = theirs.transformer.wte.weight.detach().numpy()
     np.testing.assert_allclose(merged["embed"]["tokens"]["embedding"], table, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "fields"), [("llama", {"embed_scale": 4.0}), ("t5", {"tied_head": False})])
+def test_the_embedding_of_other_shapes_merges(make, randomised, shape, fields):
+    """One that is scaled after the lookup, and one that an encoder and a decoder look up."""
+    made, method, cfg = make(shape, **fields), methods.get("lora"), configs.get("lora")
+    cfg.update(rank=2, targets=("embed",))
+    adapters = randomised(method.init(context_of(made, ()), cfg, jax.random.key(0)))
+    ids = jnp.asarray([[3, 9, 4, 1]])
+    inputs = {"encoder_input_ids": ids + 1} if made.cfg.encoder else {}
+    run = lambda params, adapters: made.model.apply({"params": params, "adapters": adapters}, ids, **inputs).logits  # noqa: E731
+    live = run(made.params, method.expand(adapters, made.params))
+    np.testing.assert_allclose(run(method.merge(made.params, adapters), {}), live, rtol=1e-4, atol=1e-5)
+    assert np.abs(live - run(made.params, {})).max() > 1e-2

@@ -10,8 +10,9 @@ from ftjax.models.transformer import abstract, sites
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
 from ftjax.train.flops import peak_flops, step_flops
+from tests.conftest import T5
 
-BATCH, LENGTH, SCORED = 4, 64, 48
+BATCH, LENGTH, SCORED, SOURCE = 4, 64, 48, 40
 SIZES = dict(vocab_size=512, hidden_size=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_size=1024, max_positions=64)
 TOLERANCE = 0.05
 CASES = {  # shape, head, method, its fields
@@ -25,13 +26,16 @@ CASES = {  # shape, head, method, its fields
     "encoder full": ("bert", "classification", "full", {}),
     "encoder lora": ("bert", "classification", "lora", {}),
     "encoder head": ("bert", "classification", "head", {}),
+    "encoder-decoder full": ("t5", "lm", "full", {}),
+    "encoder-decoder lora": ("t5", "lm", "lora", dict(targets=("(attn|cross)/[qv]",))),
 }
 
 
 def counts(make, name, head, method, fields):
     """(ours, XLA's)."""
-    sizes = SIZES | dict(num_kv_heads=2) if name == "llama" else SIZES
-    model = make(name, head=head, **{"num_layers": 3, **sizes}).model
+    sizes = {"num_layers": 3, **SIZES, **(dict(num_kv_heads=2) if name == "llama" else {})}
+    both = {"encoder": T5.encoder.replace(**sizes)} if name == "t5" else {}
+    model = make(name, head=head, **sizes, **both).model
     params, cfg = abstract(model), configs.get(method)
     cfg.update(fields)
     context = methods.Context(model.cfg, params, sites(model))
@@ -43,6 +47,10 @@ def counts(make, name, head, method, fields):
     if head == "lm":
         batch |= {name: ints(BATCH, SCORED) for name in ("label_positions", "labels")}
         objective, shape = causal_lm(model, chunk=BATCH * SCORED), (BATCH, LENGTH, SCORED)
+        if name == "t5":
+            names = ("input_ids", "segment_ids", "position_ids")
+            batch |= {f"encoder_{name}": ints(BATCH, SOURCE) for name in names}
+            shape = (*shape, SOURCE)
     else:
         objective, shape = classification(model), (BATCH, LENGTH)
         batch["labels"] = ints(BATCH)

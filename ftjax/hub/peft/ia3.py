@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.errors import UserError
-from ftjax.hub.peft.files import CONFIG
+from ftjax.hub.names import listing
 from ftjax.hub.peft.kinds import Kind, Read, Shapes, Tensors, Written
 from ftjax.hub.peft.modules import ROOT, Base, Module, as_targets, pattern, targeted
 from ftjax.methods.base import find, in_rows, layer_spans, place
@@ -18,9 +17,16 @@ OPTIONS = frozenset(("target_modules", "feedforward_modules", "fan_in_fan_out", 
 
 
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
-    """Embeddings have no vector of ours."""
-    wrong = [module.name for module in targeted(config, base) if module.kind == "embedding"]
-    return [f"target_modules={', '.join(wrong)} (an embedding)"] if wrong else []
+    """Embeddings have no vector of ours; the input of a fused module is that of all its parts."""
+    modules = targeted(config, base)
+    inputs = _scales_input(config, base, modules)
+    wrong = {
+        "target_modules={} (an embedding)": [m.name for m in modules if m.kind == "embedding"],
+        "feedforward_modules={} (its parts share an input)": [
+            m.name for m in modules if m.name in inputs and len(m.parts) > 1
+        ],
+    }
+    return [what.format(listing(names)) for what, names in wrong.items() if names]
 
 
 def _scales_input(config: Mapping[str, Any], base: Base, modules: list[Module]) -> set[str]:
@@ -49,8 +55,6 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
             down = module.site.endswith("layers/ffn/down")
             kind = ScaledActivation if down else ScaledInput
             site = module.site.removesuffix("/down") if down else module.site
-            if len(module.parts) > 1:
-                raise UserError(f"{CONFIG}: feedforward_modules: {module.name} is not one; its parts share an input")
             found.setdefault((site, kind), {})[module.layer] = value
         else:
             for part, piece in zip(module.parts, np.split(value, len(module.parts))):

@@ -1,8 +1,8 @@
 """PEFT's LORA (with DoRA and rsLoRA) and our `lora`. Theirs: lora_A `(r, in)`, lora_B `(out, r)`; ours: the transposes.
 
-Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; where it fuses
-other ones (ModernBERT's Wi), it is one for each of them, with equal A. Separate ones of ours share a matrix there: their
-ranks side by side, B block-diagonal.
+Where a model fuses its query, key and value (GPT-2's c_attn), a file's adapter is ours at the site `qkv`; where others
+(ModernBERT's Wi), it is one for each of them, their A equal. Separate ones of ours share a matrix there: their ranks
+side by side, B block-diagonal.
 """
 
 from collections.abc import Collection, Mapping
