@@ -104,7 +104,7 @@ def _transformers(folder: Path, ids: np.ndarray, new: int, search: dict[str, Any
     import transformers as hf
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = hf.AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = hf.AutoModelForCausalLM.from_pretrained(folder).eval()
     model.generation_config.eos_token_id = None
     tokens = torch.from_numpy(ids)
     options = dict(max_new_tokens=new, do_sample=False, pad_token_id=0, **search)

@@ -20,13 +20,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Sorted and indented; a number that is not finite becomes null, for JSON has none."""
-    write_text(path, json.dumps(_finite(value), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Sorted and indented, made `finite`."""
+    write_text(path, json.dumps(finite(value), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """JSON lines."""
-    write_text(path, "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in rows))
 
 
 @contextlib.contextmanager
@@ -53,9 +53,10 @@ def whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same lists and objects with null for each number that is not finite, for JSON has none."""
     if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
+        return {name: finite(x) for name, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
+        return [finite(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

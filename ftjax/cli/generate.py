@@ -8,7 +8,6 @@ ftjax generate --workdir=RUN --input=FILE.jsonl --output=OUT.jsonl continues eve
 """
 
 import hashlib
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +41,7 @@ class Start(NamedTuple):
     model: Any
     params: Any
     adapters: Any
+    stored: Any  # the weights as they were read, whatever the machine
     tokenizer: Any
     wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a prompt's
     decoder_start: int | None  # the first token of an encoder-decoder's decoder
@@ -99,10 +99,11 @@ def main(values: flags.FlagValues) -> None:
     if get("input"):
         _answer_file(start, Path(get("input")), Path(get("output")), get("batch_size"), stops, get("stop"), options)
         return
+    options |= {"adapters": start.adapters, "stops": stops}
     prompts = [_tokens(start, text, f"--prompt={text!r}") for text in get("prompt")]
     before = [text if start.model.cfg.encoder is None else "" for text in get("prompt")]
     if get("stream"):
-        parts = stream(start.model, start.params, prompts[0], adapters=start.adapters, stops=stops, **options)
+        parts = stream(start.model, start.params, prompts[0], **options)
         first = next(parts, "")
         print(before[0] + first, end="", flush=True)
         for part in parts:
@@ -110,12 +111,11 @@ def main(values: flags.FlagValues) -> None:
         print()
         return
     answers = continue_batches(
-        start.model, start.params, list(enumerate(prompts)), adapters=start.adapters, stops=stops,
-        batch_size=min(get("batch_size"), len(prompts)), **options,
-    )  # fmt: skip
+        start.model, start.params, list(enumerate(prompts)), batch_size=min(get("batch_size"), len(prompts)), **options
+    )
     for i, found in answers:
         for sequence in found:
-            print(before[i] + stops.text(sequence.tokens), flush=True)
+            print(before[i] + sequence.text, flush=True)
 
 
 def _load(name: str, is_run: bool) -> Start:
@@ -124,12 +124,14 @@ def _load(name: str, is_run: bool) -> Start:
 
     if not is_run:
         model, params = hub.load(name, head="lm")
-        return Start(model, params, None, hub.tokenizer(name), lambda tokens: tokens, _decoder_start(model, name))
+        start = _decoder_start(model, name)
+        return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start)
     f, parts = load_run(Path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     wrap = parts.around.prompt if parts.around else list
-    return Start(parts.model, params, adapters, parts.tokenizer, wrap, _decoder_start(parts.model, f.model.path))
+    start = _decoder_start(parts.model, f.model.path)
+    return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start)
 
 
 def _decoder_start(model: Any, path: str) -> int | None:
@@ -141,6 +143,10 @@ def _decoder_start(model: Any, path: str) -> int | None:
 
 
 def _tokens(start: Start, text: str, where: str) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: character {error.start + 1} of the prompt is half a surrogate pair") from None
     tokens = start.tokenizer(text)["input_ids"] or [start.tokenizer.bos_token_id]
     if tokens == [None]:
         raise UserError(f"{where}: an empty prompt, and the tokenizer has no token to begin with (bos)")
@@ -156,8 +162,8 @@ def _answer_file(
 
     from ftjax.data.sources import place, read_rows
     from ftjax.decode.batches import continue_batches
-    from ftjax.decode.generate import room
-    from ftjax.decode.records import appending, whole_records
+    from ftjax.decode.generate import request, room
+    from ftjax.decode.records import appending
 
     rows, prompts = read_rows(source, ("prompt",)), []
     most = room(start.model, start.adapters, options["max_new_tokens"])
@@ -172,20 +178,17 @@ def _answer_file(
                 f"{place(row)}: a prompt of {len(prompts[-1])} tokens; with "
                 f"max_new_tokens={options['max_new_tokens']} there is room for {most}"
             )
+    how = {"adapters": start.adapters, "stops": stops, **options}
+    request(start.model, start.params, prompts[:1], **how)  # a wrong option is told before there is a file
     weights = 0
-    for x in jax.tree.leaves((start.params, start.adapters)):
+    for x in jax.tree.leaves(start.stored):
         weights = zlib.crc32(np.asarray(x).tobytes(), weights)
     made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": weights, "stop": strings}
-    done = whole_records(output, {**options, **made})
-    answers = continue_batches(
-        start.model, start.params, list(enumerate(prompts))[done:], adapters=start.adapters, stops=stops,
-        batch_size=batch_size, **options,
-    )  # fmt: skip
-    progress = tqdm(answers, total=len(rows), initial=done, unit="prompts", disable=None)
-    with appending(output) as add:
-        for i, found in progress:
-            texts = [stops.text(sequence.tokens) for sequence in found]
-            scores = [sequence.score if math.isfinite(sequence.score) else None for sequence in found]
-            tokens = [sequence.tokens for sequence in found]
-            add({**rows[i], **dict(zip(ADDED, (texts, scores, tokens)))})
+    made |= {"batch_size": batch_size, **options}
+    with appending(output, made, total=len(rows), batch_size=batch_size) as (done, add):
+        left = list(enumerate(prompts))[done:]
+        answers = continue_batches(start.model, start.params, left, batch_size=batch_size, **how)
+        for i, found in tqdm(answers, total=len(rows), initial=done, unit="prompts", disable=None):
+            scores, tokens = [sequence.score for sequence in found], [sequence.tokens for sequence in found]
+            add({**rows[i], **dict(zip(ADDED, ([sequence.text for sequence in found], scores, tokens)))})
     print(f"{output}: {len(rows) - done} prompts answered, {done} were there")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftjax.decode.generate import continuations
+from ftjax.decode.generate import finish, request
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer
 
@@ -15,11 +15,23 @@ class Continuation(NamedTuple):
 
     tokens: list[int]
     score: float
+    text: str  # up to a stop string; empty without `stops`, which say how tokens are read
 
 
 def bucket(length: int, smallest: int = 16) -> int:
     """The padded length of a prompt: the next power of two, so that n lengths compile log n times."""
     return max(smallest, 1 << (length - 1).bit_length())
+
+
+def lay(prompts: Sequence[Sequence[int]], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask `[rows, T]` of the prompts, padded left to the longest one's bucket; the first fills up the rows."""
+    length = bucket(max(map(len, prompts)))
+    ids = np.zeros((rows, length), np.int32)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate([*prompts, *[prompts[0]] * (rows - len(prompts))]):
+        ids[row, length - len(prompt) :] = prompt
+        mask[row, length - len(prompt) :] = 1
+    return ids, mask
 
 
 def generate_batches(
@@ -35,45 +47,26 @@ def generate_batches(
 
 
 def continue_batches(
-    model: Transformer,
-    params: Any,
-    prompts: Sequence[tuple[int, Sequence[int]]],
-    *,
-    batch_size: int,
-    eos_token_id: int | Sequence[int] | None = None,
-    pad_token_id: int = 0,
-    **options: Any,
+    model: Transformer, params: Any, prompts: Sequence[tuple[int, Sequence[int]]], *, batch_size: int, **options: Any
 ) -> Iterator[tuple[int, list[Continuation]]]:
     """The continuations of numbered prompts, in the order given, batch by batch.
 
     Every batch has `batch_size` rows, the last one filled up, and the bucket of its longest prompt. `options` go to
-    `continuations` (adapters, max_new_tokens, ..., seed); a prompt draws from (seed, its number), whatever its batch.
+    `request` (adapters, max_new_tokens, ..., seed); a prompt draws from (seed, its number), whatever its batch.
 
     Raises:
-      UserError: as `continuations`; an empty prompt is named by its number.
+      UserError: as `request`, when the first batch is asked for; an empty prompt is named by its number.
     """
     empty = [str(i) for i, prompt in prompts if not len(prompt)]
     if empty:
         raise UserError(f"prompts without a token: {', '.join(empty)}")
-    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     for at in range(0, len(prompts), batch_size):
-        chunk = prompts[at : at + batch_size]
-        rows = [*chunk, *[chunk[0]] * (batch_size - len(chunk))]
-        length = bucket(max(len(prompt) for _, prompt in chunk))
-        ids = np.full((batch_size, length), pad_token_id, np.int32)
-        mask = np.zeros_like(ids)
-        for row, (_, prompt) in enumerate(rows):
-            ids[row, length - len(prompt) :] = prompt
-            mask[row, length - len(prompt) :] = 1
-        found = continuations(
-            model, params, ids, mask, eos_token_id=eos_token_id, pad_token_id=pad_token_id,
-            example_ids=[i for i, _ in rows], **options,
-        )  # fmt: skip
-        for (i, _), *sequences in zip(chunk, *found):
-            yield (
-                i,
-                [
-                    Continuation(tokens[: n - (n > 0 and tokens[n - 1] in ends)].tolist(), float(score))
-                    for tokens, n, score in zip(*sequences)
-                ],
-            )
+        numbers, chunk = zip(*prompts[at : at + batch_size])
+        examples = [*numbers, *[numbers[0]] * (batch_size - len(numbers))]
+        asked = request(model, params, *lay(chunk, batch_size), example_ids=examples, **options)
+        for row, (number, *sequences) in enumerate(zip(numbers, *finish(asked))):
+            found = []
+            for tokens, length, score in zip(*sequences):
+                kept = asked.cut(tokens[:length])
+                found.append(Continuation(kept, float(score), asked.readers[row].text(kept) if asked.readers else ""))
+            yield number, found

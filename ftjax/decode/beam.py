@@ -7,8 +7,8 @@ that runs cannot beat the worst finished one, by the bound that `early_stopping`
 
 `beam_rule="lora"` is that of the LoRA paper's NLG tables (Hu et al. 2021, their published code): penalties look at new
 tokens only and come before the softmax; the best `num_beams` continuations are all there is, ended ones included, which
-leave the beam empty; at the last step what has not ended competes too. It takes all steps; here it stops earlier where
-that changes nothing.
+leave the beam empty; at the last step what has not ended competes too. Their code takes all steps; ours stops where no
+further one could change the result.
 """
 
 import functools
@@ -132,7 +132,7 @@ def beam_search(
     b, t = prompt.ids.shape
     k, rule = options.num_beams, Rule(options, ends, new)
     lora = options.beam_rule == "lora"
-    kept, least = (options.num_return_sequences, -jnp.inf) if lora else (k, NEVER)
+    finished, least = (options.num_return_sequences, -jnp.inf) if lora else (k, NEVER)
     logits, cache = prefill(model, variables, prompt, k * (new - 1))
     lengths, mask = prompt.mask.sum(1), jnp.broadcast_to(prompt.mask[:, None] != 0, (b, k, t))
     prompt = prompt.repeat(k)
@@ -141,12 +141,15 @@ def beam_search(
         tokens=jnp.full((b, k, new), pad, jnp.int32),
         scores=jnp.broadcast_to(jnp.where(jnp.arange(k) == 0, 0.0, least), (b, k)),  # beams are alike at first
         origins=jnp.zeros((b, k, new), jnp.int32),
-        found=jnp.full((b, kept, new), pad, jnp.int32),
-        found_scores=jnp.full((b, kept), least),
-        full=jnp.zeros((b, kept), bool),
+        found=jnp.full((b, finished, new), pad, jnp.int32),
+        found_scores=jnp.full((b, finished), least),
+        full=jnp.zeros((b, finished), bool),
         open=jnp.ones(b, bool),
     )
     beams = _select(jnp.repeat(logits[:, None], k, 1), prompt, beams, rule)
+    kept = slice(options.num_return_sequences)
+    if new == 1:  # the cache has no slot for what the loop would feed
+        return beams.found[:, kept], beams.found_scores[:, kept]
 
     def going(state: tuple[Beams, Cache]) -> jax.Array:
         beams = state[0]
@@ -170,4 +173,4 @@ def beam_search(
         return _select(logits.reshape(b, k, -1), prompt, beams, rule), cache
 
     beams, _ = jax.lax.while_loop(going, body, (beams, cache))
-    return beams.found[:, : options.num_return_sequences], beams.found_scores[:, : options.num_return_sequences]
+    return beams.found[:, kept], beams.found_scores[:, kept]

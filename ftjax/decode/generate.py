@@ -41,10 +41,15 @@ class Request(NamedTuple):
     ends: tuple[int, ...]
     pad: int
     options: Options
+    readers: list[Stops]  # one a prompt; none where tokens are not read
+
+    def cut(self, tokens: np.ndarray) -> list[int]:
+        """The new tokens of one sequence, up to its length, without the end token: `[n]` -> n or n - 1 of them."""
+        return tokens[: len(tokens) - int(tokens[-1] in self.ends)].tolist()
 
 
 def generate(model: Transformer, params: Any, input_ids: Any, attention_mask: Any = None, **options: Any) -> jax.Array:
-    """The prompts and their continuations; arguments as for `request` and `continuations`.
+    """The prompts and their continuations; arguments and errors as of `request`.
 
     Returns:
       int32 `[B x num_return_sequences, T + max_new_tokens]`: the prompts as given, then the new tokens; of an
@@ -57,34 +62,31 @@ def generate(model: Transformer, params: Any, input_ids: Any, attention_mask: An
 
 
 def continuations(
-    model: Transformer, params: Any, input_ids: Any, attention_mask: Any = None, *, stops: Stops | None = None,
-    **options: Any,
-) -> Continuations:  # fmt: skip
-    """The new tokens and their scores; arguments as for `request`, and `stops`: strings that end a sequence too, with
-    the token that completes one.
+    model: Transformer, params: Any, input_ids: Any, attention_mask: Any = None, **options: Any
+) -> Continuations:
+    """The new tokens and their scores; arguments and errors as of `request`."""
+    return finish(request(model, params, input_ids, attention_mask, **options))
+
+
+def finish(asked: Request) -> Continuations:
+    """The new tokens and their scores.
 
     Compiles once per shape and set of options. On CPU a long answer of a larger model comes twice as fast with
     `scan_unroll=-1`.
-
-    Raises:
-      UserError: as `request`; stop strings for beams.
     """
-    asked = request(model, params, input_ids, attention_mask, **options)
     if not asked.options.beams:
-        *_, last = pieces(asked, BETWEEN_LOOKS if stops else asked.new, stops)
+        *_, last = pieces(asked, BETWEEN_LOOKS if any(asked.readers) else asked.new)
         return last
-    if stops:
-        raise UserError("stop strings do not go with beams: give stop ids (eos_token_id), or num_beams=1")
-    variables = for_steps(model, asked.variables, 1)
+    variables = for_steps(asked.model, asked.variables, 1)
     tokens, scores = map(np.asarray, beam_search(
-        model, asked.variables, variables, asked.prompt, asked.pad, new=asked.new, options=asked.options,
+        asked.model, asked.variables, variables, asked.prompt, asked.pad, new=asked.new, options=asked.options,
         ends=asked.ends,
     ))  # fmt: skip
     ended = _ended(tokens, asked.ends)
     return Continuations(tokens, np.where(ended, ended, asked.new), scores)
 
 
-def pieces(asked: Request, every: int, stops: Stops | None = None) -> Iterator[Continuations]:
+def pieces(asked: Request, every: int) -> Iterator[Continuations]:
     """What there is of the continuations after every so many tokens, until all have ended. Not by beams."""
     model, prompt, pad, new, options, ends = asked.model, asked.prompt, asked.pad, asked.new, asked.options, asked.ends
     n = options.num_return_sequences
@@ -97,9 +99,10 @@ def pieces(asked: Request, every: int, stops: Stops | None = None) -> Iterator[C
         state = advance(model, variables, prompt, keys, pad, state, until, options=options, ends=ends)
         tokens = np.asarray(state.tokens)[:, :until]
         ended = _ended(tokens, ends)
-        if stops:
+        if any(asked.readers):
             for row in np.flatnonzero(lengths == 0):
-                ended[row] = stops.length(tokens[row, : ended[row] or until].tolist(), looked) or ended[row]
+                there = tokens[row, : ended[row] or until].tolist()
+                ended[row] = asked.readers[row // n].length(there, looked) or ended[row]
             state = state._replace(done=jnp.asarray((lengths > 0) | (ended > 0)))
         lengths, looked = np.where(lengths, lengths, ended), until
         so_far = np.where(lengths, lengths, until)
@@ -128,6 +131,7 @@ def request(
     decoder_start_token_id: int | None = None,
     seed: int = 0,
     example_ids: Any = None,
+    stops: Stops | None = None,
     **options: Any,
 ) -> Request:
     """Checks and lays out what is to be continued.
@@ -137,13 +141,16 @@ def request(
       attention_mask: `[B, T]`, 0 on padding; None for none.
       adapters: the `adapters` collection in its site form, or None.
       max_new_tokens: fewer where every row meets an `eos_token_id` (kept) before; `pad_token_id` fills what is left.
+      eos_token_id: one id or several, of any integer type.
       decoder_start_token_id: of an encoder-decoder: what its decoder continues.
       seed, example_ids: sequence r of row b is drawn from (seed, example_ids[b], r) alone, whatever else is in the
         batch; `[B]`, by default the row numbers.
+      stops: how new tokens are read, behind the prompt's last token (an encoder-decoder's: alone), and strings that
+        end a sequence too, with the token that completes one.
       options: the fields of `ftjax.decode.options.Options`.
     Raises:
-      UserError: a model that is no causal language model, an empty prompt, more positions than the model has, or
-        an option out of range or at odds with another.
+      UserError: a model that is no causal language model, an empty prompt, more positions than the model has, a
+        token that it does not have, stop strings for beams, or an option out of range or at odds with another.
     """
     cfg = model.cfg
     if not cfg.causal or cfg.head != "lm":
@@ -154,9 +161,18 @@ def request(
         raise UserError(
             f"decoder_start_token_id={decoder_start_token_id}: give one to an encoder-decoder, and to no other model"
         )
-    ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id or ())
+    if not -(2**31) <= seed < 2**31:
+        raise UserError(f"seed={seed} must be in [-2**31, 2**31)")
+    ends = tuple(np.atleast_1d(() if eos_token_id is None else eos_token_id).tolist())
+    first = () if decoder_start_token_id is None else (decoder_start_token_id,)
+    named = {"eos_token_id": ends, "pad_token_id": (pad_token_id,), "decoder_start_token_id": first}
+    for name, tokens in named.items():
+        if wrong := [str(token) for token in tokens if token not in range(cfg.vocab_size)]:
+            raise UserError(f"{name}={', '.join(wrong)}: the model's tokens are 0 to {cfg.vocab_size - 1}")
     how = Options(**options)
     check(how, ends, max_new_tokens)
+    if stops and how.beams:
+        raise UserError("stop strings do not go with beams: give stop ids (eos_token_id), or num_beams=1")
     ids = np.asarray(input_ids, np.int32)
     mask = np.ones_like(ids) if attention_mask is None else (np.asarray(attention_mask) != 0).astype(np.int32)
     if ids.ndim != 2 or mask.shape != ids.shape:
@@ -174,13 +190,15 @@ def request(
         )
     examples = np.arange(len(ids)) if example_ids is None else np.asarray(example_ids, np.int32)
     left = np.argsort(mask, 1, kind="stable")  # padding first, then the tokens in their order
-    packed = (jnp.asarray(np.take_along_axis(x, left, 1)) for x in (ids, mask))
+    ids, mask = (np.take_along_axis(x, left, 1) for x in (ids, mask))
+    readers = [] if stops is None else [stops if cfg.encoder else stops.behind(t) for t in ids[:, -1].tolist()]
+    packed = (jnp.asarray(ids), jnp.asarray(mask))
     if decoder_start_token_id is None:
         prompt = Prompt(*packed)
     else:
         one = jnp.ones((len(ids), 1), jnp.int32)
         prompt = Prompt(one * decoder_start_token_id, one, *packed)
-    return Request(model, variables, prompt, examples, seed, max_new_tokens, ends, pad_token_id, how)
+    return Request(model, variables, prompt, examples, seed, max_new_tokens, ends, pad_token_id, how, readers)
 
 
 def room(model: Transformer, adapters: Any, max_new_tokens: int, rows: int = 1) -> int:

@@ -41,10 +41,15 @@ class State(NamedTuple):
 def prefill(model: Transformer, variables: Any, prompt: Prompt, slots: int) -> tuple[jax.Array, Cache]:
     """The prompts' next logits `[B, V]`, and a cache with `slots` more slots (the last new token is never fed)."""
     (b, t), sources = prompt.ids.shape, {}
+    counted = lambda mask: jnp.maximum(jnp.cumsum(mask, 1) - 1, 0)  # noqa: E731
     cache = empty_cache(model.cfg, b, t + slots, 0 if prompt.source is None else prompt.source.shape[1])
     if prompt.source is not None:
         sources = {"encoder_input_ids": prompt.source, "encoder_attention_mask": prompt.source_mask}
-    out: Any = model.apply(variables, prompt.ids, prompt.mask, cache=cache, method="hidden", **sources)
+        sources["encoder_position_ids"] = counted(prompt.source_mask)
+    # positions are given, for padding may take a row past the model's where its tokens do not
+    out: Any = model.apply(
+        variables, prompt.ids, prompt.mask, position_ids=counted(prompt.mask), cache=cache, method="hidden", **sources
+    )
     return model.apply(variables, out.last_hidden[:, -1], method="logits"), out.cache
 
 

@@ -44,7 +44,7 @@ def check(options: Options, ends: tuple[int, ...], new: int) -> None:
         ("min_new_tokens", f"in [0, max_new_tokens={new}]", 0 <= o.min_new_tokens <= new),
         ("num_return_sequences", "at least 1", o.num_return_sequences >= 1),
         ("num_beams", "at least 1", o.num_beams >= 1),
-        ("early_stopping", "False, True or 'never'", o.early_stopping in (False, True, "never")),
+        ("early_stopping", "False, True or 'never'", isinstance(o.early_stopping, bool) or o.early_stopping == "never"),
         ("beam_rule", "'transformers' or 'lora'", o.beam_rule in ("transformers", "lora")),
     ):
         if not fits:
@@ -58,7 +58,7 @@ def check(options: Options, ends: tuple[int, ...], new: int) -> None:
     if not o.beams and (given := changed("length_penalty", "early_stopping")):
         raise UserError(f"{given} need num_beams over 1")
     if o.beam_rule == "lora" and o.early_stopping:
-        raise UserError("early_stopping is not for beam_rule='lora', which looks at every step")
+        raise UserError("early_stopping is not for beam_rule='lora', whose result is that of all steps")
     if o.do_sample and o.beams:
         raise UserError(f"do_sample=True goes with neither num_beams={o.num_beams} nor a beam_rule: sample or search")
     if o.beams and o.num_return_sequences > o.num_beams:

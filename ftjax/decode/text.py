@@ -6,7 +6,7 @@ from ftjax.errors import UserError
 
 
 class Stops:
-    """Strings that end a text, looked for in what `decode` (ids -> text) makes of the new tokens alone."""
+    """How new tokens are read, `decode` (ids -> text), and strings that end their text."""
 
     def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]):
         if not all(strings):
@@ -16,6 +16,12 @@ class Stops:
     def __bool__(self) -> bool:
         """Whether there are any to look for."""
         return bool(self._strings)
+
+    def behind(self, token: int) -> "Stops":
+        """The same for tokens that go on from `token`, whose own text is cut off: what a SentencePiece decoder begins
+        with loses its space."""
+        before = len(self._decode([token]))
+        return Stops(self._strings, lambda tokens: self._decode([token, *tokens])[before:])
 
     def length(self, tokens: Sequence[int], known: int = 0) -> int | None:
         """How many tokens there are with the one that completes a stop string, None where there is no such; the first

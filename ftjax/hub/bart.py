@@ -120,4 +120,4 @@ BART = Family(
         "lm_head.weight": "model.shared.weight",
     },
 )
-MBART = BART._replace(model_type="mbart", heads=_heads("MBart"), fixed=BART.fixed | {"norm_order": "pre"})
+MBART = BART._replace(model_type="mbart", heads=_heads("MBart"), fixed={**BART.fixed, "norm_order": "pre"})

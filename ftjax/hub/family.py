@@ -126,7 +126,7 @@ def config_of(family: Family, hf: Mapping[str, Any], head: str, **fields: Any) -
         if hf.get(key, value) != value:
             raise UserError(f"config.json: {key}={hf[key]!r} is not supported, only {value!r}")
     plain = {field: hf.get(key, default) for field, (key, default) in family.options.items()}
-    found = {**family.fixed, **plain, **family.to_config(hf), "family": family.model_type}
+    found: dict[str, Any] = {**family.fixed, **plain, **family.to_config(hf), "family": family.model_type}
     cfg = Config(**found | {"head": head} | dict(family.heads[head].fields) | fields)
     if family.encoder is None:
         return cfg

@@ -55,29 +55,18 @@ def to_hf2(cfg: Config) -> dict[str, Any]:
 
 def to_config3(hf: Mapping[str, Any]) -> dict[str, Any]:
     cap = hf.get("final_logit_softcapping") or 0.0
-    return {**_common(hf, hf.get("sliding_window_pattern", 6)), **_two_ropes(hf), "logit_softcap": cap}
-
-
-def _two_ropes(hf: Mapping[str, Any]) -> dict[str, Any]:
-    # transformers 5 has rope_parameters of both kinds of layers; a rope_scaling of files before it is the global one.
-    given = hf.get("rope_parameters") or {}
-    if not {llama.FULL, llama.SLIDING}.issuperset(given):
-        raise UserError(f"config.json: rope_parameters={given!r} needs those of {llama.FULL!r} and {llama.SLIDING!r}")
-    thetas = {llama.FULL: hf.get("rope_theta", 1e6), llama.SLIDING: hf.get("rope_local_base_freq", 1e4)}
-    full, near = ({"rope_theta": theta, **(given.get(kind) or {})} for kind, theta in thetas.items())
-    if llama.scaling("rope_parameters", near)["rope_scaling"] is not None:
-        raise UserError(f"config.json: rope_parameters={given!r} is not supported, only a scaling of {llama.FULL!r}")
-    full |= hf.get("rope_scaling") or {}
-    bases = {"rope_theta": float(full["rope_theta"]), "window_rope_theta": float(near["rope_theta"])}
-    return {**bases, **llama.scaling("rope_parameters", full)}
+    return {
+        **_common(hf, hf.get("sliding_window_pattern", 6)),
+        **llama.two_ropes(hf, ("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),
+        "logit_softcap": cap,
+    }
 
 
 def to_hf3(cfg: Config) -> dict[str, Any]:
     if cfg.rope_scaling is not None and not cfg.window_rope_theta:
         raise UserError("a gemma3_text checkpoint scales rotations without a window alone: it needs window_rope_theta")
     hf, near = _hf_common(cfg), cfg.window_rope_theta or cfg.rope_theta
-    kinds = {llama.FULL: hf["rope_parameters"], llama.SLIDING: {"rope_theta": near, "rope_type": "default"}}
-    return {**hf, "rope_parameters": kinds, "rope_local_base_freq": near}
+    return {**hf, "rope_parameters": llama.hf_two_ropes(cfg, near), "rope_local_base_freq": near}
 
 
 SCALES = ("window", "global_layers", "embed_scale", "attention_scale", "logit_softcap")

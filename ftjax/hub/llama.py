@@ -64,6 +64,30 @@ def hf_rope(cfg: Config) -> dict[str, Any]:
     return {"rope_parameters": parameters, "rope_theta": cfg.rope_theta, "rope_scaling": old}
 
 
+def two_ropes(hf: Mapping[str, Any], full: tuple[str, float], near: tuple[str, float]) -> dict[str, Any]:
+    """Rotary options where layers with a window have a base of their own. transformers 5 writes rope_parameters by kind
+    of layer; files before it have a key of each base (given with its default), and a rope_scaling of the others."""
+    given = hf.get("rope_parameters") or {}
+    if not {FULL, SLIDING}.issuperset(given):
+        raise UserError(f"config.json: rope_parameters={given!r} needs those of {FULL!r} and {SLIDING!r}")
+    everywhere, nearby = (
+        {"rope_theta": hf.get(key, default), **(given.get(kind) or {})}
+        for kind, (key, default) in ((FULL, full), (SLIDING, near))
+    )
+    if scaling("rope_parameters", nearby)["rope_scaling"] is not None:
+        raise UserError(f"config.json: rope_parameters={given!r} is not supported, only a scaling of {FULL!r}")
+    everywhere |= hf.get("rope_scaling") or {}
+    theta = float(everywhere["rope_theta"])
+    bases = {"rope_theta": theta, "window_rope_theta": float(nearby["rope_theta"] or theta)}
+    return {**bases, **scaling("rope_parameters", everywhere)}
+
+
+def hf_two_ropes(cfg: Config, near: float) -> dict[str, Any]:
+    """Inverts `two_ropes`: rope_parameters by kind of layer."""
+    full = {"rope_theta": cfg.rope_theta, **hf_scaling(cfg.rope_scaling)}
+    return {FULL: full, SLIDING: {"rope_theta": near, **hf_scaling(None)}}
+
+
 def windows(hf: Mapping[str, Any], window: int | None, full: Callable[[int], bool]) -> dict[str, Any]:
     """The window, and the layers without it: those of `layer_types` or, in files before it, those that `full` says.
 

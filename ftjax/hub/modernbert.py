@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftjax.errors import UserError
+from ftjax.hub import llama
 from ftjax.hub.family import REQUIRED, Family, Head, Weight, head_dim, linear, norm, plain_heads
-from ftjax.hub.llama import hf_scaling, scaling
 from ftjax.nn.config import Config
 
-LAYERS = {True: "full_attention", False: "sliding_attention"}
 POOLINGS = {"cls": "first", "mean": "mean"}
 
 
@@ -16,41 +15,15 @@ def to_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     heads, pooling = hf["num_attention_heads"], hf.get("classifier_pooling", "cls")
     if pooling not in POOLINGS:
         raise UserError(f"config.json: classifier_pooling={pooling!r} is not supported, only {', '.join(POOLINGS)}")
-    bias = hf.get("attention_bias", False)
+    bias, every = hf.get("attention_bias", False), hf.get("global_attn_every_n_layers", 3)
     return {
         "num_kv_heads": heads,
         "head_dim": head_dim(hf["hidden_size"], heads),
         "qkv_bias": bias,
         "out_bias": bias,
         "pooling": POOLINGS[pooling],
-        "window": hf.get("local_attention", 128) // 2 + 1,
-        "global_layers": _global_layers(hf),
-        **_rope(hf),
-    }
-
-
-def _global_layers(hf: Mapping[str, Any]) -> tuple[int, ...]:
-    """transformers 5 writes layer_types; files before it global_attn_every_n_layers."""
-    count, types = hf["num_hidden_layers"], hf.get("layer_types")
-    if types is None:
-        return tuple(range(0, count, hf.get("global_attn_every_n_layers", 3)))
-    if len(types) != count or not set(types) <= set(LAYERS.values()):
-        known = f"{count} of {', '.join(LAYERS.values())}"
-        raise UserError(f"config.json: layer_types={types!r} is not supported, only {known}")
-    return tuple(i for i, kind in enumerate(types) if kind == LAYERS[True])
-
-
-def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes rope_parameters; files before it global_rope_theta and local_rope_theta."""
-    given = hf.get("rope_parameters") or {}
-    far, near = (given.get(kind) or {} for kind in LAYERS.values())
-    if scaling("rope_parameters", near)["rope_scaling"] is not None:
-        raise UserError(f"config.json: a scaling of {LAYERS[False]} is not supported: {dict(near)!r}")
-    theta = float(far.get("rope_theta", hf.get("global_rope_theta", 160000.0)))
-    return {
-        "rope_theta": theta,
-        "window_rope_theta": float(near.get("rope_theta", hf.get("local_rope_theta", 10000.0)) or theta),
-        **scaling("rope_parameters", far),
+        **llama.windows(hf, hf.get("local_attention", 128) // 2 + 1, lambda i: i % every == 0),
+        **llama.two_ropes(hf, ("global_rope_theta", 160000.0), ("local_rope_theta", 10000.0)),
     }
 
 
@@ -64,16 +37,12 @@ def to_hf(cfg: Config) -> dict[str, Any]:
             "a modernbert checkpoint needs qkv_bias = out_bias, a window and a window_rope_theta, got "
             f"{cfg.qkv_bias}, {cfg.out_bias}, {cfg.window} and {cfg.window_rope_theta}"
         )
-    rope = {
-        LAYERS[True]: {"rope_theta": cfg.rope_theta, **hf_scaling(cfg.rope_scaling)},
-        LAYERS[False]: {"rope_theta": cfg.window_rope_theta, **hf_scaling(None)},
-    }
     return {
         "attention_bias": cfg.qkv_bias,
         "classifier_pooling": pooling or "cls",
         "local_attention": 2 * (cfg.window - 1),
-        "layer_types": [LAYERS[i in cfg.global_layers] for i in range(cfg.num_layers)],
-        "rope_parameters": rope,
+        "layer_types": llama.hf_layer_types(cfg),
+        "rope_parameters": llama.hf_two_ropes(cfg, cfg.window_rope_theta),
         "global_rope_theta": cfg.rope_theta,
         "local_rope_theta": cfg.window_rope_theta,
     }

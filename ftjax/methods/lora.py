@@ -212,7 +212,8 @@ def expand(adapters: Any, params: Any) -> Any:
         lora = found.adapter
         if isinstance(lora, LoRAEmbedding):
             if lora.magnitude is not None:
-                lora = lora.replace(columns=jax.lax.stop_gradient(lora.norm(params["embed"]["tokens"]["embedding"])))
+                norm = lora.norm(params["embed"]["tokens"]["embedding"])
+                lora = found.adapter.replace(columns=jax.lax.stop_gradient(norm))
             return {found.path: lora} | ({f"encoder/{found.path}": lora} if "encoder" in params else {})
         if lora.start is not None:
             a0, b0 = (jax.lax.stop_gradient(x) for x in lora.start)

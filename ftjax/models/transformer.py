@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -35,6 +35,10 @@ class Transformer(Stack):
 
     An encoder-decoder (`cfg.encoder`) is this stack as the decoder and another one under `encoder`.
     """
+
+    if TYPE_CHECKING:  # linen's own types do not say that a module hashes
+
+        def __hash__(self) -> int: ...
 
     def setup(self):
         super().setup()
@@ -111,16 +115,17 @@ class Transformer(Stack):
             raise UserError("encoder_input_ids are for an encoder-decoder; this model has no encoder")
         if self.cfg.encoder is not None and not (given or known):
             raise UserError("an encoder-decoder needs encoder_input_ids (input_ids are the decoder's)")
-        memory = None
-        if given:
-            ids = encoder_input_ids if encoder_hidden is None else encoder_hidden[..., 0]
-            source = _segments(ids, encoder_attention_mask, encoder_segment_ids)
-            if encoder_hidden is None:
-                encoder_hidden = self.encoder.run(
-                    encoder_input_ids, source, encoder_position_ids, None, tokens=self.embed.tokens, training=training,
-                    max_segments=self._most(encoder_attention_mask, encoder_segment_ids),
-                ).last_hidden  # fmt: skip
-            memory = (encoder_hidden, source, self._most(encoder_attention_mask, encoder_segment_ids))
+        memory, most = None, self._most(encoder_attention_mask, encoder_segment_ids)
+        if encoder_hidden is not None:
+            source = _segments(encoder_hidden[..., 0], encoder_attention_mask, encoder_segment_ids)
+            memory = (encoder_hidden, source, most)
+        elif encoder_input_ids is not None:
+            source = _segments(encoder_input_ids, encoder_attention_mask, encoder_segment_ids)
+            read: Any = self.encoder.run(
+                encoder_input_ids, source, encoder_position_ids, None, tokens=self.embed.tokens, training=training,
+                max_segments=most,
+            )  # fmt: skip
+            memory = (read.last_hidden, source, most)
         return self.run(
             input_ids, _segments(input_ids, attention_mask, segment_ids), position_ids, token_type_ids, memory=memory,
             max_segments=self._most(attention_mask, segment_ids), cache=cache, seen=seen, training=training,
@@ -199,7 +204,8 @@ def empty_cache(cfg: Config, batch: int, slots: int, source_slots: int = 0) -> C
 def init(model: Transformer, key: jax.Array) -> Any:
     """Random parameters, normal(init_std) kernels and embeddings."""
     one = jnp.zeros((1, 1), jnp.int32)
-    return model.init(key, one, **_source(model, one))["params"]
+    sources: Any = _source(model, one)
+    return model.init(key, one, **sources)["params"]
 
 
 def _source(model: Transformer, ids: jax.Array) -> dict[str, jax.Array]:

@@ -47,7 +47,7 @@ class Relative(NamedTuple):
 
     bias: jax.Array | None = None
     embeddings: jax.Array | None = None  # [N, D]
-    rows: jax.Array | None = None  # int [B, T, S]
+    rows: Any = None  # int [B, T, S]
 
 
 class Context(NamedTuple):
@@ -194,15 +194,16 @@ class Attention(nn.Module):
             if sight.rotary is not None:
                 q, k = rotate(q, *sight.rotary), rotate(k, *sight.rotary)
             if kv is not None:
-                kv = tuple(_write(c, new, layer, ctx.index) for c, new in zip(kv, (k, v)))
+                at: Any = ctx.index
+                kv = tuple(_write(c, new, layer, at) for c, new in zip(kv, (k, v)))
                 k, v = (_row(c, layer) for c in kv)
             if ctx.relative is not None:
                 bias = ctx.relative.bias
                 if ctx.relative.embeddings is not None:
                     table = ctx.relative.embeddings
                     table = site.dropout(table, cfg.hidden_dropout) if cfg.hidden_dropout else table
-                    far = [project(name, table[None]) for name in "qk"]
-                    bias = disentangled(q, k, *far, ctx.relative.rows) * scale
+                    far, rows = (project("q", table[None]), project("k", table[None])), ctx.relative.rows
+                    bias = disentangled(q, k, *far, rows) * scale
         keys = k.shape[1]
         for adapter in acting(self, "keys_values", cfg.num_kv_heads, cfg.head_dim):
             pk, pv = (jnp.broadcast_to(p.astype(k.dtype), (b, *p.shape[-3:])) for p in adapter.keys_values(site))

@@ -76,7 +76,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, kv: Any, layer: jax.Array) -> tuple[jax.Array, Any, Any]:
         cfg = self.cfg
-        own, source = (None, None) if kv is None else (kv[:2], kv[2:])
+        own: Any = None if kv is None else kv[:2]
+        source: Any = None if kv is None else kv[2:]
         x, own, probs = self._around("attn", x, lambda x: Attention(cfg, name="attn")(x, ctx, own, layer), layer)
         if cfg.encoder is not None:
             cross = Attention(cfg, True, name="cross")

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from ftjax import metrics, tree
 from ftjax.data.encoded import IGNORED
 from ftjax.decode.batches import generate_batches
+from ftjax.decode.generate import room
 from ftjax.errors import UserError
-from ftjax.models.transformer import shifted
 from ftjax.objectives.base import Sums
 from ftjax.parallel.mesh import make_mesh, pad_rows, place, place_batch, rows_multiple
 from ftjax.train.build import Data, Parts, load_data
@@ -82,11 +82,11 @@ def new_tokens(data: Data, wanted: int | None, positions: int) -> int:
     """
     encoded = data.encoded
     longest = max(int(np.argmax(encoded[i].labels != IGNORED)) for i in range(len(encoded)))
-    room = positions - longest
+    left = positions - longest
     if wanted is None:
-        return max(min(int(encoded.label_counts.max()), room), 1)
-    if not 1 <= wanted <= room:
-        raise UserError(f"generate.max_new_tokens={wanted}: the longest prompt leaves {room} of {positions} positions")
+        return max(min(int(encoded.label_counts.max()), left), 1)
+    if not 1 <= wanted <= left:
+        raise UserError(f"generate.max_new_tokens={wanted}: the longest prompt leaves {left} of {positions} positions")
     return wanted
 
 
@@ -102,8 +102,7 @@ class Evaluator:
             if self._examples is not None and self._examples < 1:
                 raise UserError(f"generate.examples={self._examples}: the exact match needs at least one")
             site_form = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
-            shift = shifted(parts.model, {"params": {}, "adapters": site_form}, 0)
-            self._max_new = new_tokens(data, f.generate.max_new_tokens, parts.model.cfg.max_positions - shift)
+            self._max_new = new_tokens(data, f.generate.max_new_tokens, room(parts.model, site_form, 0))
             self._batch_size = f.eval_batch_size
         self.loss = jax.jit(lambda train, frozen, batch: parts.objective.loss(tree.join(train, frozen), batch, None))
 

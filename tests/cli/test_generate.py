@@ -1,12 +1,15 @@
 """`ftjax generate`: text to the terminal and files of answers that a killed run goes on with."""
 
+import errno
 import json
+import shutil
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import ftjax
 from ftjax.cli.main import main
+from ftjax.decode.records import appending
 
 PROMPTS = ["abc", "the cat", "x", "once upon a time", "zz"]
 
@@ -50,7 +53,7 @@ def answer(run, tmp_path):
         (tmp_path / "in.jsonl").write_text(rows)
         return run(f"--input={tmp_path / 'in.jsonl'}", f"--output={output}", "--batch_size=2", *flags)
 
-    call.output = output
+    call.output, call.said = output, tmp_path / "out.jsonl.options.json"
     return call
 
 
@@ -81,7 +84,8 @@ def test_a_file_of_answers_is_gone_on_with(answer):
     lines = whole.splitlines(keepends=True)
     answer.output.write_bytes(b"".join(lines[:3]) + lines[3][:-7])  # killed while it wrote the fourth
     code, said, _ = answer(*flags)
-    assert code == 0 and "2 prompts answered, 3 were there" in said and answer.output.read_bytes() == whole
+    # whole batches of two, as they were
+    assert code == 0 and "3 prompts answered, 2 were there" in said and answer.output.read_bytes() == whole
     code, said, _ = answer(*flags)
     assert code == 0 and "0 prompts answered" in said and answer.output.read_bytes() == whole
 
@@ -89,6 +93,59 @@ def test_a_file_of_answers_is_gone_on_with(answer):
     assert code == 2 and len(err) == 1 and "seed was 1, is 2" in err[0]
     code, _, err = answer(*flags, prompts=PROMPTS[::-1])
     assert code == 2 and "input was" in err[0] and answer.output.read_bytes() == whole
+    code, _, err = answer(*flags, "--batch_size=3")
+    assert code == 2 and "batch_size was 2, is 3" in err[0]
+
+
+def test_a_file_without_a_record_is_not_begun(answer):
+    for wrong in (["--top_k=3"], ["--stop=x", "--num_beams=2"], ["--stop_id=257"], ["--seed=3000000000"]):
+        code, _, err = answer(*wrong)
+        assert code == 2 and len(err) == 1 and not list(answer.output.parent.glob("out*")), err
+    answer.output.write_text('{"prompt": "abc", "i')
+    answer.said.write_text('{"seed": 7}')
+    assert answer()[0] == 0 and json.loads(answer.said.read_text())["seed"] == 0
+    answer.said.write_text("[]")
+    code, _, err = answer()
+    assert code == 2 and "not a JSON object" in err[0]
+
+
+def test_what_json_cannot_say(answer, run, tmp_path):
+    rows = ['{"prompt": "abc", "score": NaN, "half": "\\ud800", "in": [Infinity]}', '{"prompt": "\u00e9"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    flags = (f"--input={tmp_path / 'rows.jsonl'}", f"--output={answer.output}", "--batch_size=2")
+    assert run(*flags)[0] == 0
+    first, second = map(json.loads, answer.output.read_text().splitlines())
+    assert (first["score"], first["half"], first["in"], second["prompt"]) == (None, "\ud800", [None], "\u00e9")
+
+
+def test_a_file_is_one_process_s(answer, monkeypatch):
+    with appending(answer.output, {}, total=5, batch_size=2):
+        code, _, err = answer()
+        assert code == 2 and len(err) == 1 and "another process" in err[0]
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, err = answer()
+    assert code == 2 and len(err) == 1 and "cannot write to" in err[0] and "No space left" in err[0]
+
+
+def test_spaces_of_sentencepiece(directory, answer, run, tmp_path):
+    words = {f"\u2581w{i}": i for i in range(257)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="\u2581w0"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    shutil.copytree(directory, tmp_path / "model")
+    tokenizer.save(str(tmp_path / "model" / "tokenizer.json"))
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    model, prompt = f"--model={tmp_path / 'model'}", "w97 w98 w99"
+    assert answer(model, prompts=[prompt])[0] == 0
+    row = json.loads(answer.output.read_text())
+    expected = "".join(f" w{token}" for token in row["tokens"][0])
+    assert row["continuations"] == [expected]
+    for flags in ([], ["--stream"]):
+        assert run(model, f"--prompt={prompt}", *flags)[1] == f"{prompt}{expected}\n"
+    assert run(model, f"--prompt={prompt}", "--stop= ")[1] == f"{prompt}\n"
 
 
 def test_beams_of_a_file(answer):
@@ -124,6 +181,7 @@ def test_bad_input(run, flags, words):
     ('{"prompt": "a", "scores": 1}', "has scores already"),
     ('{"prompt": ""}', "bos"),
     (json.dumps({"prompt": "a" * 60}), "60 tokens"),
+    ('{"prompt": "a\\ud800"}', "character 2 of the prompt is half a surrogate pair"),
     ('{"prompt": ', "not JSON"),
 ])  # fmt: skip
 def test_bad_rows_are_named(run, tmp_path, row, word):

@@ -38,17 +38,17 @@ def prompts():
 
 @pytest.fixture(scope="session")
 def their_answer(prompts):
-    """their_answer(torch model, **options) -> (new tokens `[rows, NEW]` padded with PAD, scores or None)."""
+    """their_answer(torch model, new=NEW, **options) -> (tokens `[rows, new]` padded with PAD, scores or None)."""
 
-    def answer(model, **options):
+    def answer(model, new=NEW, **options):
         ids, mask = (torch.from_numpy(x) for x in prompts)
         out = model.generate(
-            ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=PAD,
+            ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=PAD,
             return_dict_in_generate=True, output_scores=True, **options,
         )  # fmt: skip
-        new = np.full((len(out.sequences), NEW), PAD)
-        new[:, : out.sequences.shape[1] - T] = out.sequences[:, T:].numpy()
+        tokens = np.full((len(out.sequences), new), PAD)
+        tokens[:, : out.sequences.shape[1] - T] = out.sequences[:, T:].numpy()
         scores = getattr(out, "sequences_scores", None)
-        return new, None if scores is None else scores.numpy()
+        return tokens, None if scores is None else scores.numpy()
 
     return answer

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ftjax.decode.generate import continuations
+from tests.decode.conftest import NEW, PAD, VOCAB, T
 
-T, NEW, VOCAB, PAD = 6, 8, 40, 3
 CASES = {
     "plain": dict(num_beams=3, num_return_sequences=3, eos_token_id=2),
     "early": dict(num_beams=3, num_return_sequences=2, early_stopping=True, eos_token_id=(2, 7, 11, 20)),
@@ -33,6 +33,15 @@ def test_transformers_finds_the_same(case, twins, prompts, their_answer):
     np.testing.assert_allclose(ours.scores.reshape(-1), scores, rtol=1e-4)
     ended = np.isin(ours.tokens, ends).any(-1)
     assert ((ours.lengths < NEW) <= ended).all() and (ended.any() or len(ends) == 1)
+
+
+def test_one_token_of_more_beams_than_the_prompt_is_long(twins, prompts, their_answer):
+    torch_model, model, params = twins
+    options = dict(num_beams=T + 2, num_return_sequences=T + 2, eos_token_id=2)
+    theirs, scores = their_answer(torch_model, new=1, **options)
+    ours = continuations(model, params, *prompts, max_new_tokens=1, pad_token_id=PAD, **options)
+    assert (ours.tokens.reshape(theirs.shape) == theirs).all()
+    np.testing.assert_allclose(ours.scores.reshape(-1), scores, rtol=1e-4)
 
 
 def lora_beams(logits_of, prompt, ends, num_beams, length_penalty, ngram):

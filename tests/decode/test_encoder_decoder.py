@@ -55,14 +55,25 @@ def test_as_transformers(options, pair):
         pad_token_id=PAD, eos_token_id=ends, decoder_start_token_id=first, **options,
     ).numpy()  # fmt: skip
     asked = dict(max_new_tokens=NEW, eos_token_id=ends, decoder_start_token_id=first, **options)
-    found = continuations(model, params, ids, mask, **asked)
+    wide, seen = (np.pad(x, ((0, 0), (0, 30))) for x in (ids, mask))  # to more columns than BART has positions
+    found = continuations(model, params, wide, seen, **asked)
     for theirs_row, tokens, length in zip(out, found.tokens.reshape(-1, NEW), found.lengths.reshape(-1)):
         assert (theirs_row[1 : length + 1] == tokens[:length]).all()
     assert (found.tokens[0] != found.tokens[1]).any()  # what the encoder read matters
-    flat = ftjax.generate(model, params, ids, mask, **asked)
+    flat = ftjax.generate(model, params, wide, seen, **asked)
     assert (flat[:, 0] == first).all() and (flat[:, 1:] == found.tokens.reshape(-1, NEW)).all()
+
+
+def test_one_token_of_beams(pair):
+    _, model, params, first = pair
+    options = dict(max_new_tokens=1, num_beams=3, num_return_sequences=3, decoder_start_token_id=first)
+    found = continuations(model, params, [[4, 5, 6]], **options)
+    out = model.apply({"params": params}, np.array([[first]]), encoder_input_ids=np.array([[4, 5, 6]]))
+    assert (found.tokens[0, :, 0] == np.argsort(-out.logits[0, 0])[:3]).all()
 
 
 def test_the_start_is_needed(pair):
     with pytest.raises(UserError, match="decoder_start_token_id=None"):
         ftjax.generate(pair[1], pair[2], [[4, 5]], max_new_tokens=2)
+    with pytest.raises(UserError, match=r"decoder_start_token_id=40: the model's tokens are 0 to 39"):
+        ftjax.generate(pair[1], pair[2], [[4, 5]], max_new_tokens=2, decoder_start_token_id=40)

@@ -97,13 +97,14 @@ def test_cached_is_the_full_forward_pass(cfg):
 
 
 def test_a_prompt_alone_and_eos():
-    model, params = make(LLAMA)
+    model, params = make(BASE)
     ids, mask, rows = padded_prompts("left")
     out = np.asarray(ftjax.generate(model, params, ids, mask, max_new_tokens=NEW))
-    alone = ftjax.generate(model, params, rows[1][None], max_new_tokens=NEW)
-    assert (np.asarray(alone)[0, len(rows[1]) :] == out[1, T:]).all()
+    wide = np.pad(rows[1], (37, 0))[None]  # more columns than the model has positions
+    alone = ftjax.generate(model, params, wide, np.arange(40)[None] >= 37, max_new_tokens=NEW)
+    assert (np.asarray(alone)[0, 40:] == out[1, T:]).all()
     eos = int(out[0, T + 2])
-    stopped = np.asarray(ftjax.generate(model, params, ids, mask, max_new_tokens=NEW, eos_token_id=(eos, 39)))
+    stopped = np.asarray(ftjax.generate(model, params, ids, mask, max_new_tokens=NEW, eos_token_id=np.array([eos, 39])))
     for before, after in zip(out[:, T:], stopped[:, T:]):
         end = next((i for i, token in enumerate(before) if token in (eos, 39)), NEW)
         assert (after[: end + 1] == before[: end + 1]).all() and (after[end + 1 :] == 0).all()
@@ -196,9 +197,9 @@ def test_one_compilation_a_shape():
 
 
 def test_batches_and_seeds():
-    model, params = make(BASE)
+    model, params = make(BASE.replace(max_positions=26))  # fewer than the bucket of 17 has columns
     texts = [list(map(int, row)) for n in (1, 3, 2, 5, 17) for row in np.random.default_rng(n).integers(3, 40, (1, n))]
-    options = {"max_new_tokens": 8, "do_sample": True, "top_p": 0.9, "seed": 3, "eos_token_id": 2}
+    options = {"max_new_tokens": 8, "do_sample": True, "top_p": 0.9, "seed": 3, "eos_token_id": np.int64(2)}
     together = generate_batches(model, params, texts, batch_size=4, **options)
     assert together[:4] == generate_batches(model, params, texts[:4], batch_size=2, **options)
     assert together != generate_batches(model, params, texts, batch_size=4, **options | {"seed": 4})
@@ -234,6 +235,10 @@ def test_batches_and_seeds():
     ("length_penalty, early_stopping need num_beams", BASE, {"length_penalty": 0.8, "early_stopping": True}),
     ("early_stopping='always'", BASE, {"num_beams": 2, "early_stopping": "always"}),
     ("not for beam_rule='lora'", BASE, {"beam_rule": "lora", "early_stopping": "never"}),
+    ("early_stopping=1", BASE, {"num_beams": 2, "early_stopping": 1}),
+    ("seed=2147483648", BASE, {"seed": 2**31}),
+    ("eos_token_id=40, -1: the model's tokens are 0 to 39", BASE, {"eos_token_id": [3, 40, -1]}),
+    ("pad_token_id=40", BASE, {"pad_token_id": 40}),
     ("beam_rule='fair'", BASE, {"beam_rule": "fair"}),
     ("decoder_start_token_id=5", BASE, {"decoder_start_token_id": 5}),
 ])  # fmt: skip

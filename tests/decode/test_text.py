@@ -3,11 +3,12 @@
 import pytest
 
 from ftjax.decode.generate import continuations, pieces, request
+from ftjax.decode.loop import advance, start
 from ftjax.decode.stream import stream
 from ftjax.decode.text import Stops
 from ftjax.errors import UserError
+from tests.decode.conftest import NEW, PAD
 
-NEW, PAD = 8, 3
 OPTIONS = dict(max_new_tokens=NEW, pad_token_id=PAD, eos_token_id=39, do_sample=True, temperature=3.0, seed=5)
 
 
@@ -43,8 +44,8 @@ def test_stop_strings_end_a_row(twins, prompts, monkeypatch):
         assert stops.text(after[:length].tolist()) == spell(whole).split(string)[0]
         shorter += length < long
     assert shorter
-    alone = request(model, params, prompts[0][:1], **OPTIONS)
-    assert len(list(pieces(alone, 1, stops))) == found.lengths[0, 0] < NEW  # no step more
+    alone = request(model, params, prompts[0][:1], stops=stops, **OPTIONS)
+    assert len(list(pieces(alone, 1))) == found.lengths[0, 0] < NEW  # no step more
     with pytest.raises(UserError, match="stop ids"):
         continuations(model, params, *prompts, stops=stops, max_new_tokens=NEW, num_beams=2)
 
@@ -52,12 +53,22 @@ def test_stop_strings_end_a_row(twins, prompts, monkeypatch):
 def test_a_stream_is_the_text(twins, prompts):
     _, model, params = twins
     prompt = prompts[0][:1]
-    found = continuations(model, params, prompt, **OPTIONS)
-    whole = spell(found.tokens[0, 0, : found.lengths[0, 0]].tolist())
+    tokens = continuations(model, params, prompt, **OPTIONS).tokens[0, 0].tolist()
+    options = OPTIONS | {"eos_token_id": tokens[-1]}
+    whole = spell(tokens[: tokens.index(tokens[-1])])  # the end is not shown
     for strings in ([], [whole[5:8]]):
-        parts = list(stream(model, params, prompt[0].tolist(), stops=Stops(strings, spell), **OPTIONS))
+        parts = list(stream(model, params, prompt[0].tolist(), stops=Stops(strings, spell), **options))
         assert "".join(parts) == (whole.split(strings[0])[0] if strings else whole)
         assert len(parts) > 1 and all(parts)
+    compiled = [f._cache_size() for f in (start, advance)]
+    assert list(stream(model, params, prompt[0, :3].tolist(), stops=Stops([], spell), **options))
+    assert [f._cache_size() for f in (start, advance)] == compiled  # lengths of one bucket
+
+
+def test_text_goes_on_from_a_token():
+    stops = Stops(["c"], lambda tokens: " ".join(tokens))  # as SentencePiece's: no space before the first word
+    assert stops.text(["a", "b"]) == "a b" and stops.behind("x").text(["a", "b", "c"]) == " a b "
+    assert Stops([" a"], lambda tokens: " ".join(tokens)).behind("x").length(["b", "a", "b"]) == 2
 
 
 def test_a_stream_is_of_one_sequence(twins):
