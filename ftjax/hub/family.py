@@ -127,11 +127,12 @@ def config_of(family: Family, hf: Mapping[str, Any], head: str, **fields: Any) -
             raise UserError(f"config.json: {key}={hf[key]!r} is not supported, only {value!r}")
     plain = {field: hf.get(key, default) for field, (key, default) in family.options.items()}
     found: dict[str, Any] = {**family.fixed, **plain, **family.to_config(hf), "family": family.model_type}
-    cfg = Config(**found | {"head": head} | dict(family.heads[head].fields) | fields)
+    own: dict[str, Any] = {**found, "head": head, **family.heads[head].fields, **fields}
+    cfg = Config(**own)
     if family.encoder is None:
         return cfg
-    encoder = Config(**found | {"head": "none"} | family.encoder(hf) | fields)
-    return dataclasses.replace(cfg, encoder=encoder)
+    beside: dict[str, Any] = {**found, "head": "none", **family.encoder(hf), **fields}
+    return dataclasses.replace(cfg, encoder=Config(**beside))
 
 
 def hf_config(family: Family, cfg: Config) -> dict[str, Any]:

@@ -196,7 +196,8 @@ def _new(
     u, values, v = jnp.linalg.svd(kernel, full_matrices=False)
     root = jnp.sqrt(values[..., :rank] / s)
     a, b = u[..., :rank] * root[..., None, :], v[..., :rank, :] * root[..., :, None]
-    return lora.replace(a=a, b=b, start=(a, b))
+    start = (jnp.copy(a), jnp.copy(b))  # buffers of their own: a train step is given those of what trains
+    return lora.replace(a=a, b=b, start=start)
 
 
 def labels(variables: Any, cfg: Any) -> Any:

@@ -1,5 +1,6 @@
 """Small random models of transformers, saved where `ftjax.load` finds them."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -41,23 +42,32 @@ MODELS = {
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory):
-    """saved(name) -> (torch model, its folder), made once."""
-    made = {}
+def saver(tmp_path_factory):
+    """saver({name: maker of a torch model}) -> a function from a name to (the model redrawn, its folder), made once."""
 
-    def get(name):
-        if name not in made:
+    def of(makers):
+        @functools.cache
+        def get(name):
             torch.manual_seed(0)
             torch.set_num_threads(1)
-            model = MODELS[name]().eval()
+            model = makers[name]().eval()
             for p in model.parameters():
                 torch.nn.init.normal_(p, std=0.3)
+            if hasattr(model, "final_logits_bias"):  # BART's: a buffer
+                model.final_logits_bias.normal_()
             folder = tmp_path_factory.mktemp(name)
             model.save_pretrained(folder)
-            made[name] = model, folder
-        return made[name]
+            return model, folder
 
-    return get
+        return get
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def saved(saver):
+    """saved(name) -> (torch model, its folder) of MODELS."""
+    return saver(MODELS)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Decoders: the numbers of transformers beyond the window and under scaled rotations, and its files bit for bit."""
 
+import functools
 import json
 
 import jax
@@ -55,29 +56,19 @@ AUTO = {"lm": hf.AutoModelForCausalLM, "classification": hf.AutoModelForSequence
     "tagging": hf.AutoModelForTokenClassification,
     "none": hf.AutoModel,
 }
-NO_TAGGING = ("gpt", "gemma3", "olmo2")
-CASES = [(name, head) for name in CONFIGS for head in AUTO if head != "tagging" or name not in NO_TAGGING]
+CASES = [(name, head) for name in CONFIGS for head in ("lm", "classification")]
+CASES += [("gpt", "none"), ("qwen3", "none"), ("qwen3", "tagging")]
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory):
+def twin(saver):
     """twin(name, head) -> (torch model, its folder), made once."""
-    made = {}
 
-    def get(name, head="lm"):
-        if (name, head) not in made:
-            torch.manual_seed(0)
-            torch.set_num_threads(1)
-            config = type(CONFIGS[name])(**CONFIGS[name].to_dict() | {"num_labels": 3})
-            model = AUTO[head].from_config(config).eval()
-            for p in model.parameters():
-                torch.nn.init.normal_(p, std=0.3)
-            folder = tmp_path_factory.mktemp(f"{name}-{head}")
-            model.save_pretrained(folder)
-            made[name, head] = model, folder
-        return made[name, head]
+    def make(name, head):
+        return AUTO[head].from_config(type(CONFIGS[name])(**CONFIGS[name].to_dict() | {"num_labels": 3}))
 
-    return get
+    get = saver({f"{name}-{head}": functools.partial(make, name, head) for name, head in CASES})
+    return lambda name, head="lm": get(f"{name}-{head}")
 
 
 def rows(side):
@@ -146,10 +137,7 @@ def test_the_options_matter_here(twin, name, fields):
 KERNELS = {"embed/tokens/embedding": "embed_tokens.weight", "layers/attn/k/kernel": "k_proj.weight"}
 GRADIENTS = {
     "gpt": {"embed/tokens/embedding": "tokens_embed.weight", "layers/ffn_norm/scale": "ln_2.weight"},
-    "llama": KERNELS,
-    "qwen2": {**KERNELS, "layers/attn/q/bias": "q_proj.bias"},
     "qwen3": {**KERNELS, "layers/attn/q_norm/scale": "q_norm.weight"},
-    "gemma2": {**KERNELS, "layers/attn_post_norm/scale": "post_attention_layernorm.weight"},
     "gemma3": {
         **KERNELS,
         "layers/attn/k_norm/scale": "k_norm.weight",
@@ -208,8 +196,9 @@ def test_export(twin, name, head, tmp_path):
 
     again = AUTO[head].from_pretrained(tmp_path).eval()
     assert type(again) is type(torch_model)
-    for x, y in zip(theirs(torch_model, "left"), theirs(again, "left"), strict=True):
-        assert error(x, y) <= 1e-6
+    if head == "lm":
+        for x, y in zip(theirs(torch_model, "left"), theirs(again, "left"), strict=True):
+            assert error(x, y) <= 1e-6
     reread, params_again = ftjax.load(tmp_path)
     assert reread == model
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, params_again))

@@ -57,25 +57,8 @@ SOURCE = {"encoder_input_ids": IDS, "encoder_attention_mask": MASK}
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """saved(name) -> (torch model, its folder), made once."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            torch.manual_seed(0)
-            torch.set_num_threads(1)
-            model = MODELS[name]().eval()
-            for p in model.parameters():
-                torch.nn.init.normal_(p, std=0.3)
-            if hasattr(model, "final_logits_bias"):
-                model.final_logits_bias.normal_()
-            folder = tmp_path_factory.mktemp(name)
-            model.save_pretrained(folder)
-            made[name] = model, folder
-        return made[name]
-
-    return get
+def saved(saver):
+    return saver(MODELS)
 
 
 def theirs(model):

@@ -105,12 +105,14 @@ def of_decoder(name):
     named = {"gpt": dict(target_modules=["c_attn"]), "olmo2": dict(target_modules=["q_proj", "v_proj"])}
     yield "lora", "", LORA, dict(task_type=LM, **SMALL, **named.get(name, {}))
     yield "dora", "", LORA, dict(target_modules="all-linear", use_dora=True, **SMALL)
-    yield "prompt", "", PROMPT, dict(task_type=LM, **ROWS)
+    if name not in ("mistral", "qwen2", "olmo2"):  # which are llama to a prompt
+        yield "prompt", "", PROMPT, dict(task_type=LM, **ROWS)
     if name == "gpt":
         rescaled = dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"])
         yield "ia3", "", IA3, dict(task_type=LM, **rescaled)
         return
-    yield "prefix", "", PREFIX, dict(task_type=LM, **ROWS)
+    if name not in ("qwen2", "olmo2"):
+        yield "prefix", "", PREFIX, dict(task_type=LM, **ROWS)
     if name != "olmo2":
         yield "ia3", "", IA3, dict(task_type=LM)
 
@@ -158,6 +160,7 @@ THEIRS |= {
     "bare gemma3": ("gemma3 bare", IA3, dict(target_modules=["o_proj"], feedforward_modules=[])),
     "bare bart": ("bart bare", LORA, dict(target_modules=["fc1"], **SMALL)),
     "embedding electra": ("electra class", LORA, dict(task_type=CLS, target_modules=["word_embeddings"], **SMALL)),
+    "embedding gemma3": ("gemma3", LORA, dict(task_type=LM, target_modules=["embed_tokens"], **SMALL)),
     "scores albert": ("albert mlm", LORA, dict(target_modules=["predictions.decoder"], **SMALL)),
 }  # fmt: skip
 
@@ -252,7 +255,8 @@ def test_in_and_out(base, models, tmp_path, name):
     before, after = load_file(folder / peft.files.WEIGHTS), load_file(out / peft.files.WEIGHTS)
     assert set(after) == {key for key in before if "base_layer" not in key}  # which repeats the base's own weight
     for key, value in after.items():
-        np.testing.assert_array_equal(value, before[key], err_msg=key, strict=True)
+        scaled = key == "prompt_embeddings" and model.cfg.embed_scale != 1  # by a number that is no power of two
+        np.testing.assert_allclose(value, before[key], rtol=1e-6 if scaled else 0, err_msg=key, strict=True)
     told, tells = (json.loads((one / peft.files.CONFIG).read_text()) for one in (folder, out))
     if "task_type" in options:
         assert tells["task_type"] == told["task_type"]
@@ -261,8 +265,8 @@ def test_in_and_out(base, models, tmp_path, name):
 
 
 OURS = {  # name -> (model, method, fields)
-    **{f"lora {name}": (name, "lora", dict(rank=2, targets=("all_linear",))) for name in (*DECODERS, *PAIRS)},
-    **{f"lora {name}": (f"{name} class", "lora", dict(rank=2, targets=("all_linear",))) for name in ENCODERS},
+    **{f"lora {n}": (n, "lora", dict(rank=2, targets=("all_linear",))) for n in ("gpt", "gemma2", "qwen3", "t5", "bart")},
+    **{f"lora {name}": (f"{name} class", "lora", dict(rank=2, targets=("all_linear",))) for name in ENCODERS[2:]},
     **{f"ia3 {name}": (name, "ia3", {}) for name in ("gpt", "gemma2", "t5", "mbart")},
     **{f"ia3 {name}": (f"{name} mlm", "ia3", dict(definition="peft")) for name in ("albert", "modernbert")},
     "up modernbert": ("modernbert mlm", "lora", dict(rank=2, targets=("ffn/up", "attn/[qv]"), dora=True)),
@@ -311,9 +315,8 @@ def test_out(base, models, randomised, tmp_path, name):
     ("deberta class", "prefix", dict(length=P), {}, "'PREFIX_TUNING' of a deberta-v2 model"),
     ("gpt", "prefix", dict(length=P), {}, "'PREFIX_TUNING' of a openai-gpt model"),
     ("electra rtd", "prompt", dict(length=P), {}, "head='rtd'"),
-    ("qwen3", "llama_adapter", dict(length=P), {}, "not on qwen3"),
+    ("qwen2", "llama_adapter", dict(length=P), {}, "not on qwen2"),
     ("t5", "lora", dict(targets=("embed",)), {}, "no place for an adapter at embed"),
-    ("gemma3", "lora", dict(targets=("embed",)), {}, "scales its embeddings"),
     ("roberta class", "lora", dict(targets=("pooler",), rank=2), {}, "at pooler, which is itself trained whole"),
     ("albert mlm", "lora", dict(rank=2), dict(head=("transform",)), "the trained transform of this model"),
 ])  # fmt: skip
@@ -335,7 +338,6 @@ SCALED = dict(peft_type="IA3", target_modules=["Wqkv", "Wi"])
     ("albert class", dict(peft_type="PREFIX_TUNING", num_virtual_tokens=P), "'PREFIX_TUNING' of a albert model"),
     ("qwen3", dict(peft_type="ADAPTION_PROMPT", adapter_len=P, adapter_layers=1), "'ADAPTION_PROMPT' of a qwen3 model"),
     ("t5", dict(target_modules=["shared"], **TUNED), "no adapter can act on shared"),
-    ("gemma3", dict(target_modules=["embed_tokens"], **TUNED), "embed_tokens .an embedding that the model sc"),
     ("deberta class", dict(target_modules=["conv"], **TUNED), "'conv' names no module of this deberta-v2 model"),
     ("modernbert mlm", SCALED | dict(feedforward_modules=["Wi"]), "mlp.Wi .its parts share an input"),
     ("modernbert mlm", dict(target_modules=["Wo"], modules_to_save=["head"], **TUNED), "not head.dense"),

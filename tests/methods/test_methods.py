@@ -74,6 +74,16 @@ def test_exactly_the_labelled_leaves_move(tune, shape, method):
 
 
 @method
+def test_what_trains_shares_no_buffer_with_what_is_frozen(tune, method):
+    """A train step is donated the one and keeps the other."""
+    tuned = tune(method, "gpt2")
+    train, frozen = (
+        {x.unsafe_buffer_pointer() for x in jax.tree.leaves(part)} for part in tree.split(tuned.variables, tuned.labels)
+    )
+    assert not train & frozen
+
+
+@method
 def test_optimizer_leaves_are_the_trainable_leaves_and_keep_their_dtypes(tune, method):
     tuned = tune(method, "gpt2")
     train, frozen = tree.split(tuned.variables, tuned.labels)

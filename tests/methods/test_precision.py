@@ -30,11 +30,8 @@ STARTS = {  # from the base's own values
     "pissa": ("lora", dict(pissa=True, rank=2)),
     "dora": ("lora", dict(dora=True, rank=2, targets=("attention", "embed"))),
 }
-NUMBERS = [*((case, "gpt2") for case in (
-    "full", "head", "top_layers", "gradual", "bitfit", "lora qkv", "dora", "pissa", "ia3", "houlsby", "prompt",
-    "prefix", "p_tuning", "llama_adapter+top_layers",
-)), ("lora", "llama"), ("pfeiffer", "bert")]  # fmt: skip
-everywhere = pytest.mark.parametrize(("case", "shape"), [*((case, "gpt2") for case in CASES), *ELSEWHERE])
+EVERYWHERE = [*((case, "gpt2") for case in CASES), *ELSEWHERE]
+FP32 = [(case, "gpt2") for case in ("full", "dora", "p_tuning", "prefix+lora+ia3", "lora+gradual")]
 
 
 def objective_of(tuned, dtype):
@@ -57,8 +54,9 @@ def with_half_base(tuned, adapters):
     return jax.tree.map(lambda x: x.astype(jnp.float32), train), frozen
 
 
-@everywhere
-@pytest.mark.parametrize("base", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("case", "shape", "base"), [(*one, "bfloat16") for one in EVERYWHERE] + [(*one, "float32") for one in FP32]
+)
 def test_what_trains_and_its_moments_stay_fp32(tune, case, shape, base):
     tuned = tune(case, shape)
     train, frozen = tree.split(tuned.variables, tuned.labels)
@@ -73,11 +71,10 @@ def test_what_trains_and_its_moments_stay_fp32(tune, case, shape, base):
     assert set(floats([state, metrics["loss"]]).values()) == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize(("case", "shape"), NUMBERS)
-def test_loss_and_gradients_in_bf16_are_finite_and_near_fp32s(tune, case, shape, randomised):
+@pytest.mark.parametrize("case", ["llama_adapter+top_layers", "lora qkv", "dora", "houlsby", "prefix", "p_tuning"])
+def test_loss_and_gradients_in_bf16_are_finite_and_near_fp32s(tune, case, randomised):
     """Near at a random point, where every part of an adapter counts; the gradients by their direction."""
-    assert set(methods.METHODS) <= {name for case, _ in NUMBERS for name in CASES[case][0].split("+")}
-    tuned = tune(case, shape)
+    tuned = tune(case, "gpt2")
     adapters = randomised(tuned.variables["adapters"], scale=0.1)
     train, frozen = tree.split({**tuned.variables, "adapters": adapters}, tuned.labels)
 
@@ -97,7 +94,7 @@ def test_loss_and_gradients_in_bf16_are_finite_and_near_fp32s(tune, case, shape,
         assert grads @ direction > 0.98
 
 
-@everywhere
+@pytest.mark.parametrize(("case", "shape"), EVERYWHERE)
 def test_no_hook_changes_the_compute_dtype(tune, case, shape):
     """What goes into and comes out of every module is bf16, with adapters in fp32 acting everywhere."""
     tuned = tune(case, shape)

@@ -53,11 +53,8 @@ def check(config: Mapping[str, Any], base: Base) -> list[str]:
         values = config.get(key) or {}
         if not isinstance(values, dict) or not all(isinstance(x, int | float) for x in values.values()):
             wrong.append(f"{key}={values!r} (no object of numbers)")
-    embeddings = [module.name for module in targeted(config, base) if module.kind == "embedding"]
-    if embeddings and config.get("use_dora"):
+    if config.get("use_dora") and any(module.kind == "embedding" for module in targeted(config, base)):
         wrong.append("use_dora=True of an embedding")
-    if embeddings and base.cfg.embed_scale != 1:
-        wrong.append(f"target_modules={', '.join(embeddings)} (an embedding that the model scales)")
     return wrong
 
 
@@ -168,8 +165,6 @@ def write(base: Base, params: Any, cfg: Any, adapters: Any) -> Written:
     """Every module's A and B; scales that differ within one go into B (exactly, where by a sign or a power of two)."""
     pieces: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for found in find(METHOD.expand(adapters, params), (LoRA, LoRAEmbedding)):
-        if found.site == "embed" and base.cfg.embed_scale != 1:
-            raise UserError("method.targets: embed of a model that scales its embeddings cannot be exported")
         for layer, one in _layers(found, base.rows(found.site)):
             module, part = base.at(found.site, layer)
             pieces.setdefault(module.name, {})[part] = one

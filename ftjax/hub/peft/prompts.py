@@ -1,6 +1,7 @@
 """PEFT's PROMPT_TUNING, P_TUNING and PREFIX_TUNING: one tensor `prompt_embeddings` each.
 
 A soft prompt `[P, D]` stands before everything, [CLS] too. P_TUNING's encoder is not saved, only the rows that it gave.
+Where a model scales its embeddings (Gemma), it scales our rows with them, and not theirs.
 A prefix is `[P, 2 L K hd]`, slot 2l the keys of layer l and 2l + 1 its values.
 """
 
@@ -70,14 +71,14 @@ def expected_rows(config: Mapping[str, Any], base: Base) -> Shapes:
 
 def read_rows(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     """Our `prompt`, before everything; of P_TUNING too."""
-    rows = jnp.asarray(tensors[KEY])
+    rows = jnp.asarray(tensors[KEY] / np.float32(base.cfg.embed_scale))
     adapters = place({"embed": SoftPrompt(rows, base.cfg.vocab_size)}, "prompt")
     return Read("prompt", dict(length=len(rows), init="random", text="", inside=False), adapters)
 
 
 def _write_rows(adapters: Any, base: Base) -> Written:
     ((_, _, _, adapter),) = find(adapters, SoftPrompt)
-    rows = np.asarray(adapter.rows, np.float32)
+    rows = np.asarray(adapter.rows, np.float32) * np.float32(base.cfg.embed_scale)
     return Written(dict(num_virtual_tokens=len(rows), **_sizes(base)), {KEY: rows})
 
 
