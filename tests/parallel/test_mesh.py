@@ -19,11 +19,7 @@ from ftjax.parallel.mesh import BATCH, RULES, make_mesh, pad_rows, rows_multiple
 ABSTRACT = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
 HEADS = {"gpt2": ("lm", "classification", "none"), "llama": ("lm", "classification"), "bert": ("mlm", "classification")}
 
-
-# Where XLA still has the older emitters (jax 0.10), they compile in a third of the time.
-QUICK = ["--xla_cpu_parallel_codegen_split_count=1"] + ["--xla_cpu_use_fusion_emitters=false"] * (
-    jax.__version_info__ < (0, 11)
-)
+ONE_BY_ONE = "--xla_cpu_parallel_codegen_split_count=1"
 COLUMNS, ROWS = (1, "fsdp", "tensor"), (1, "tensor", "fsdp")
 CUTS = {  # the axes that cut a leaf; what is not named is whole on every device
     **{f"{name}/kernel": COLUMNS for name in ("attn/q", "attn/k", "attn/v", "ffn/up", "ffn/gate")},
@@ -38,7 +34,7 @@ CUTS = {  # the axes that cut a leaf; what is not named is whole on every device
 @pytest.fixture(scope="module")
 def eight():
     """What eight.py found on eight devices."""
-    flags = " ".join([os.environ["XLA_FLAGS"], "--xla_force_host_platform_device_count=8", *QUICK])
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8 {ONE_BY_ONE}"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command, root = [sys.executable, "-m", "tests.parallel.eight"], Path(__file__).parents[2]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)

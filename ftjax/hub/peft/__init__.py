@@ -41,7 +41,7 @@ TASKS = {
     "span": "QUESTION_ANS",
     "none": "FEATURE_EXTRACTION",
 }
-LIBRARIES = {"openai-gpt": "openai", "gemma3_text": "gemma3"}  # modules of transformers; of others the model_type
+LIBRARIES = {"openai-gpt": "openai", "gemma3_text": "gemma3"}  # modules of transformers that are no model_type
 BASE_COPY = ".base_layer.weight"  # PEFT saves the base's own embedding beside an adapter on it
 
 
@@ -164,7 +164,8 @@ def write(
     if name not in WRITES:
         raise UserError(f"method.name={name!r} has no type in PEFT; there are {', '.join(WRITES)}")
     theirs, kind = base_of(model), KINDS[WRITES[name]]
-    task = "SEQ_2_SEQ_LM" if theirs.cfg.encoder is not None else TASKS.get(theirs.cfg.head)
+    form = theirs.cfg.head
+    task = "SEQ_2_SEQ_LM" if form == "lm" and theirs.cfg.encoder is not None else TASKS.get(form)
     known = tuple(dict.fromkeys(one.part for one in theirs.head))
     lost = [part for part in head or () if part in params and part not in known]
     if lost:
@@ -174,9 +175,7 @@ def write(
     if name in ("prompt", "p_tuning", "prefix"):
         prompts.refuse(WRITES[name], theirs)
         if task is None:
-            raise UserError(
-                f"method.name={name!r}: PEFT has no virtual tokens for a model with head={theirs.cfg.head!r}"
-            )
+            raise UserError(f"method.name={name!r}: PEFT has no virtual tokens for a model with head={form!r}")
     if name in ("prompt", "p_tuning"):
         prompts.refuse_places(name, cfg, theirs, opens)
     if name == "lora":
@@ -193,10 +192,10 @@ def write(
         **({} if name == "llama_adapter" else {"modules_to_save": saved or None}),
     }
     if config["task_type"] is None:  # as PEFT says of which class a model without a task is
-        kind_of = theirs.family.model_type
-        architecture, module = theirs.family.heads[theirs.cfg.head].architectures[0], kind_of.replace("-", "_")
-        module = LIBRARIES.get(kind_of, module)
+        model_type = theirs.family.model_type
+        module = LIBRARIES.get(model_type, model_type.replace("-", "_"))
         library = f"transformers.models.{module}.modeling_{module}"
+        architecture = theirs.family.heads[form].architectures[0]
         config["auto_mapping"] = {"base_model_class": architecture, "parent_library": library}
     files.write(Path(folder), config, own.tensors | head_tensors(whole, params))
 

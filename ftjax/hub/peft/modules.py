@@ -98,7 +98,7 @@ def _base_of(cfg: Config) -> Base:
             continue
         kind = "embedding" if leaf == "embedding" else "linear" if weight.transpose else "conv"
         if kind == "embedding":
-            # The table that an encoder and its decoder share is called by neither: an adapter on it would do nothing.
+            # In torch an encoder and its decoder call tables of their own, tied to this one: no adapter acts on it.
             site = "embed" if site == "embed/tokens" and cfg.encoder is None else ""
         rows = layered(path)
         if len(shapes[path]) - rows != 2:  # a convolution
