@@ -30,6 +30,13 @@ from ftjax.methods.base import (
 )
 from ftjax.nn.hooks import Site
 
+PEFT = {  # what PEFT scales by default: outputs, and inputs beside the FFN's down projection; its kin's of a new family
+    **dict.fromkeys(("gpt2", "openai-gpt"), ("attn/[qkv]", "")),
+    **dict.fromkeys(("llama", "mistral", "t5"), ("(attn|cross)/[kv]", "")),
+    **dict.fromkeys(("qwen2", "qwen3", "gemma2", "gemma3_text", "bart"), ("(attn|cross)/[qv]", "")),
+    **dict.fromkeys(("bert", "roberta", "deberta-v2"), ("attn/[kv]", "attn/o")),
+}
+
 
 @flax.struct.dataclass
 class ScaledOutput:
@@ -71,16 +78,14 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
       UserError: an unknown definition, a layer that is not there.
     """
     choose("definition", cfg.definition, ("paper", "peft"))
-    outputs, inputs = ["(attn|cross)/[kv]"], []
+    outputs, inputs = "(attn|cross)/[kv]", ""
     if cfg.definition == "peft":
-        if not ctx.cfg.causal:
-            inputs = ["attn/o"]
-        elif ctx.cfg.positions == "learned":
-            outputs = ["attn/[qkv]"]
-    chosen = {path: (ScaledOutput, shape[-1:]) for path, shape in match_sites(hooked(ctx, "output"), outputs).items()}
+        kin = "llama" if ctx.cfg.causal else "bert"
+        outputs, inputs = PEFT.get(ctx.cfg.family, PEFT[kin])
+    chosen = {path: (ScaledOutput, shape[-1:]) for path, shape in match_sites(hooked(ctx, "output"), [outputs]).items()}
     chosen |= {path: (ScaledActivation, shape) for path, shape in hooked(ctx, "activation").items()}
     if inputs:
-        chosen |= {path: (ScaledInput, shape) for path, shape in match_sites(hooked(ctx, "input"), inputs).items()}
+        chosen |= {path: (ScaledInput, shape) for path, shape in match_sites(hooked(ctx, "input"), [inputs]).items()}
     adapters = {
         in_rows(path, span, ctx.rows(path)): kind(jnp.ones((span[1] - span[0], *shape)))
         for path, (kind, shape) in chosen.items()

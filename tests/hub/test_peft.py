@@ -43,6 +43,7 @@ THEIRS = {  # name -> (model, PEFT's config)
     "lora llama": ("llama", LORA, dict(r=2, target_modules=["q_proj", "v_proj"], task_type=LM)),
     "regex llama": ("llama", LORA, dict(r=2, target_modules=r".*\.(gate_proj|down_proj)|lm_head")),
     "embedding llama": ("llama", LORA, dict(r=2, target_modules=["embed_tokens"])),
+    "dora embedding gpt2": ("gpt2", LORA, dict(r=2, target_modules=["wte", "c_attn"], use_dora=True, **CONV)),
     "dora llama": ("llama-bias", LORA, dict(r=2, target_modules="all-linear", use_dora=True)),
     "lora bert": ("bert-mlm", LORA, dict(r=2, target_modules="all-linear")),
     "lora bert class": ("bert-class", LORA, dict(r=2, target_modules=["query", "intermediate.dense"], task_type=CLS)),
@@ -80,6 +81,7 @@ OURS = {  # name -> (model, method, fields)
         "gpt2", "lora", dict(rank=3, targets=("attn/[qkv]",), rank_pattern="attn/k:2", alpha_pattern="attn/v:8.5")
     ),
     "dora gpt2": ("gpt2", "lora", dict(rank=2, targets=("attn/q", "attn/v", "attn/o"), dora=True)),
+    "dora embedding gpt2": ("gpt2", "lora", dict(rank=2, targets=("embed", "attn/o"), dora=True)),
     "dora qkv gpt2": ("gpt2", "lora", dict(rank=2, targets=("qkv",), dora=True)),
     "pissa gpt2": ("gpt2", "lora", dict(rank=2, targets=("attn/[qv]", "ffn/down"), pissa=True)),
     "layer of gpt2": ("gpt2", "lora", dict(rank=2, targets=("all_linear",), layers=(1,))),

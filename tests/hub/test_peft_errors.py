@@ -84,7 +84,6 @@ def test_all_that_is_wrong_in_one_line(changed):
     (dict(target_modules="("), ["no regular expression"]),
     (dict(target_modules=None), ["target_modules=None"]),
     (dict(target_modules=["wpe"]), ["no adapter can act on transformer.wpe"]),
-    (dict(target_modules=["wte"], use_dora=True), ["use_dora=True of an embedding"]),
     (dict(target_modules=".*c_attn", layers_to_transform=[0]), ["layers_to_transform"]),
     (dict(r=0), ["r=0"]),
     (dict(r=3), ["[2, 16] (this base needs [3, 16])"]),

@@ -134,7 +134,7 @@ THEIRS = {  # name -> (model, PEFT's config)
     for name, of in OF.items()
     for what, head, kind, options in of(name)
 }
-NO_FIELDS = {f"ia3 {name}" for name in ("modernbert", "qwen2", "qwen3", "gemma2", "gemma3", "bart")} | {"bare gemma3"}
+NO_FIELDS = {"ia3 modernbert", "bare gemma3"}
 HEAD = dict(target_modules=["query"], **SMALL)
 THEIRS |= {
     "lora xlm-roberta": ("xlm-roberta class", LORA, dict(task_type=CLS, **SMALL)),

@@ -41,7 +41,7 @@ OPTIONS = frozenset(
 
 
 def check(config: Mapping[str, Any], base: Base) -> list[str]:
-    """An initialisation that changed the base, numbers that are none, DoRA of an embedding."""
+    """An initialisation that changed the base, numbers that are none."""
     wrong = []
     init = config.get("init_lora_weights")
     if init not in KEEPS_BASE:
@@ -53,8 +53,6 @@ def check(config: Mapping[str, Any], base: Base) -> list[str]:
         values = config.get(key) or {}
         if not isinstance(values, dict) or not all(isinstance(x, int | float) for x in values.values()):
             wrong.append(f"{key}={values!r} (no object of numbers)")
-    if config.get("use_dora") and any(module.kind == "embedding" for module in targeted(config, base)):
-        wrong.append("use_dora=True of an embedding")
     return wrong
 
 
@@ -122,15 +120,16 @@ def _adapter(config: Mapping[str, Any], run: list[Module], site: str, tensors: T
 
     a, b = (stack([part(tensors[_keys(m)[i]].T) for m in run]) for i, part in ((0, lambda a: a), (1, own)))
     scale = stack([np.full(_rank(config, m.name), _scale(config, m.name), np.float32) for m in run])
+    magnitude = stack([own(tensors[_magnitude(m.name)]) for m in run]) if config.get("use_dora") else None
     if run[0].kind == "embedding":
-        return LoRAEmbedding(a, b, scale)
+        return LoRAEmbedding(a, b, scale, magnitude)
     rate = config.get("lora_dropout") or 0.0
     return LoRA(
         a=a,
         b=b,
         scale=scale,
         rate=jnp.full(scale.shape[:-1], rate) if rate else None,
-        magnitude=stack([own(tensors[_magnitude(m.name)]) for m in run]) if config.get("use_dora") else None,
+        magnitude=magnitude,
     )
 
 
