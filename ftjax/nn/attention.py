@@ -228,7 +228,7 @@ class Attention(nn.Module):
 
         def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             # Not of batch 1: einsum would drop that axis, and XLA's CPU backend has no such product of bf16 into fp32.
-            k, v = (jnp.broadcast_to(x, (b, *x.shape)) for x in (k, v))
+            k, v = (jnp.broadcast_to(x, (len(q), *x.shape)) for x in (k, v))
             return attend(q, k, v, None, scale=scale, softcap=cfg.attention_softcap)[0]
 
         beyond = []

@@ -105,7 +105,7 @@ MODES = [("gpt2", 1, False), ("gpt2", 2, False), ("gpt2", -1, True), ("llama", 1
 @pytest.mark.parametrize(("name", "unroll", "remat"), MODES)
 def test_a_model_scanned_unrolled_and_rematerialised(make, lora, reference, close, name, unroll, remat):
     made = make(name, num_layers=3, scan_unroll=unroll, remat=remat)
-    close(forward(made, lora), reference(name), rtol=1e-4, atol=1e-5)
+    close(forward(made, lora), reference(name), rtol=1e-4, atol=5e-5)
 
 
 def test_a_model_with_parameters_and_adapters_cut_differently(make, lora, reference, close):
