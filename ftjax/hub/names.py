@@ -125,7 +125,8 @@ def read(
         if sharding:
             params[path] = jax.make_array_from_callback(shape, sharding(path, shape), part)
         else:
-            params[path] = jnp.asarray(part(tuple(slice(0, size) for size in shape)))
+            whole = part(tuple(slice(0, size) for size in shape))
+            params[path] = jax.device_put(whole, may_alias=True)  # on a CPU the array itself, and committed nowhere
     return tree.unflatten(params)
 
 
