@@ -105,12 +105,17 @@ def measure(args: argparse.Namespace) -> None:
     with (RESULTS / "speed.jsonl").open("a") as file:
         file.write(json.dumps(record | {"result": result}) + "\n")
     records = {r["kind"]: r for r in map(json.loads, (RESULTS / "speed.jsonl").read_text().splitlines())}
-    facts = "`{command}`: seed {seed}, commit {commit}, {machine}, load average {load:.1f}, {date}."
     text = "# Speed\n" + "".join(
-        f"\n{facts.format(**record)}\n\n{TABLES[kind](record['result'])}\n" for kind, record in records.items()
+        f"\n{facts(record)}\n\n{TABLES[kind](record['result'])}\n" for kind, record in records.items()
     )
     (RESULTS / "speed.md").write_text(text)
     print(text)
+
+
+def facts(record: dict[str, Any]) -> str:
+    """What a table was measured by, and where."""
+    load = "not taken" if record["load"] is None else f"{record['load']:.1f}"
+    return "`{command}`: seed {seed}, commit {commit}, {machine}, load average {}, {date}.".format(load, **record)
 
 
 def processor() -> str:

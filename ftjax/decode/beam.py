@@ -65,7 +65,7 @@ def _best(scores: jax.Array, k: int, *others: jax.Array) -> tuple[jax.Array, ...
 
 
 def _candidates(beams: Beams, logprobs: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The best continuations of all beams: scores `[B, count]`, last token, parent, tokens `[B, count, N]`."""
+    """The best continuations of all beams: scores `[B, count]`, last token, origins and tokens `[B, count, N]`."""
     b, _, v = logprobs.shape
     scores, at = jax.lax.top_k((logprobs + beams.scores[:, :, None]).reshape(b, -1), count)
     tokens = beams.tokens[jnp.arange(b)[:, None], at // v]
@@ -125,7 +125,7 @@ def beam_search(
     """The best `num_return_sequences` of each example, the best first.
 
     Args:
-      step_variables: `for_steps`' for `num_beams` rows an example.
+      step_variables: `for_steps`' for one row an example: its beams are that row's queries.
     Returns:
       (new tokens `[B, R, N]` up to an end, then `pad`; scores `[B, R]`: log-probability / length ** length_penalty)
     """

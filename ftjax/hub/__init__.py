@@ -67,7 +67,7 @@ def load(
         another head than that, where the file lacks them, are newly initialised from `seed`, with a logged warning.
       num_classes: of a classifier; 0 for the file's own. Another number than the file's gives a new classifier.
       sharding: (path, shape) -> where a parameter lives; each device is given its own part as it is read from the file.
-        None for the first device.
+        None for wherever jax puts arrays.
       overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
     Returns:
       (model, params): nested dicts of jax arrays, layers stacked `[L, ...]`.

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ftjax.errors import UserError
-from ftjax.nn.config import Config
+from ftjax.nn.config import DROPOUTS, Config
 
 log = logging.getLogger(__name__)
 REQUIRED = object()
 LAST_TOKEN = {"pooling": "last", "classifier_bias": False}  # how a causal model of transformers classifies
-RATES = ("embed_dropout", "attention_dropout", "hidden_dropout", "ffn_dropout", "final_dropout")
 RUNTIME = ("dtype", "attention", "max_segments", "scan_unroll", "remat", "num_classes", "init_std")
 CLASSIFYING = ("pooling", "pooler", "pooler_activation", "pooler_dropout", "classifier_bias", "classifier_dropout")
 ACTIVATIONS = {
@@ -144,7 +143,7 @@ def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
     for field, (key, _) in family.options.items():
         if hf.setdefault(key, getattr(cfg, field)) != getattr(cfg, field):
             log.warning("config.json has one %s; %s=%s is not written", key, field, getattr(cfg, field))
-    lost = [field for field in RATES if field not in family.options and getattr(cfg, field)]
+    lost = [field for field in DROPOUTS if field not in family.options and getattr(cfg, field)]
     if lost:
         log.warning("a %s config.json has no %s: not written", family.model_type, ", ".join(lost))
     architecture = family.heads[cfg.head].architectures[0]
@@ -163,7 +162,7 @@ def hf_config(family: Family, cfg: Config) -> dict[str, Any]:
 
 def _differing(cfg: Config, read: Config) -> list[str]:
     """What a checkpoint's config.json makes of a Config otherwise, but for what it need not say."""
-    silent = {*RATES, *RUNTIME, *(() if cfg.head == "classification" else CLASSIFYING)}
+    silent = {*DROPOUTS, *RUNTIME, *(() if cfg.head == "classification" else CLASSIFYING)}
     silent |= {"tied_head", "head_scale"} if cfg.head == "none" else set()
     names = [field.name for field in dataclasses.fields(Config) if field.name not in silent | {"encoder"}]
     return [

@@ -72,7 +72,7 @@ def read(
 
     Args:
       dtype: of the result; None for the file's own (fp16 becomes fp32).
-      sharding: (path, shape) -> where a parameter lives, each device reading its own part; None for the first device.
+      sharding: (path, shape) -> where a parameter lives, each device reading its own part; None for jax's choice.
       fresh_head: a part of the head that the file lacks entirely is initialised from `seed`, and logged.
     Raises:
       UserError: in one line, every tensor that is missing, unexpected, of a wrong shape or a dtype without gradients.

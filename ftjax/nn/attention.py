@@ -248,8 +248,8 @@ class Attention(nn.Module):
 
     def _most(self, ctx: Context) -> int | None:
         """Segments of a row at most; None if not known."""
-        both = (ctx.max_segments, ctx.memory_max_segments if self.cross else 0)
-        return None if None in both else max(both)  # type: ignore[type-var]
+        own, other = ctx.max_segments, ctx.memory_max_segments if self.cross else 0
+        return None if own is None or other is None else max(own, other)
 
     def _fused(
         self, kernel: str, q: jax.Array, k: jax.Array, v: jax.Array, ctx: Context, layer: jax.Array, scale: float

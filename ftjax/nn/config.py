@@ -17,10 +17,8 @@ class RopeScaling(NamedTuple):
     original_positions: int = 8192
 
 
-OF_BOTH = (  # fields that a decoder shares with its encoder
-    "dtype", "attention", "max_segments", "scan_unroll", "remat", "embed_dropout", "attention_dropout",
-    "hidden_dropout", "ffn_dropout", "final_dropout",
-)  # fmt: skip
+DROPOUTS = ("embed_dropout", "attention_dropout", "hidden_dropout", "ffn_dropout", "final_dropout")  # of the body
+OF_BOTH = ("dtype", "attention", "max_segments", "scan_unroll", "remat", *DROPOUTS)  # a decoder's and its encoder's
 
 
 @dataclasses.dataclass(frozen=True)

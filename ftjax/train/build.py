@@ -21,6 +21,7 @@ from ftjax.data.tasks import TASKS, Labelled, Task, Text
 from ftjax.errors import UserError
 from ftjax.methods import Context, Method, Template, tokens
 from ftjax.models.transformer import Transformer, keys_values, shifted, sites
+from ftjax.nn.config import DROPOUTS
 from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
 from ftjax.objectives.classification import classification
@@ -177,14 +178,12 @@ def load_model(f: Fields, task: Task, mesh: Mesh | None = None) -> tuple[Transfo
     """The config's model with the head of the task, its parameters read to where they live on a mesh.
 
     Raises:
-      UserError: a dropout outside [0, 1), an unknown attention, an encoder-decoder, or as `hub.load`.
+      UserError: a dropout outside [0, 1), an encoder-decoder, or as `hub.load`.
     """
     cfg = f.model
     options: dict[str, Any] = dict(dtype=_dtype("param_dtype", cfg.param_dtype), seed=f.seed, remat=cfg.remat)
     options["compute_dtype"] = _dtype("dtype", cfg.dtype)
-    kernels = ("auto", "xla", "cudnn", "splash")
-    require("model.attention", cfg.attention, cfg.attention in kernels, ", ".join(kernels))
-    options["attention"] = cfg.attention
+    options["attention"] = cfg.attention  # `hub.load` refuses a name that is none
     if f.data.layout == "buckets" or task.objective != "lm":  # a row is one example
         options["max_segments"] = int(f.data.pad_side == "left")
     if mesh is not None and mesh.size > 1:
@@ -235,5 +234,5 @@ def features_are_fixed(parts: Parts) -> bool:
     """Whether the loss sees only fixed vectors of the body: all of it is frozen, and none of its dropouts is on."""
     cfg = parts.model.cfg
     body = [label for path, label in tree.flatten(parts.labels).items() if not re.match(methods.TASK_HEAD, path)]
-    dropout = cfg.embed_dropout or cfg.attention_dropout or cfg.hidden_dropout or cfg.ffn_dropout
+    dropout = any(getattr(cfg, name) for name in DROPOUTS)
     return parts.objective.features is not None and not dropout and set(body) == {tree.FREEZE}

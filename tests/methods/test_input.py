@@ -2,10 +2,13 @@
 
 import re
 
+import jax
 import pytest
 
+from configs import method as configs
 from ftjax import methods
 from ftjax.errors import UserError
+from tests.methods.conftest import context_of
 
 WRONG = {
     "no top layer": ("top_layers", dict(count=0), "method.count=0: give 1..2"),
@@ -67,3 +70,9 @@ def test_compositions(tune):
             methods.get(name)
     with pytest.raises(UserError, match=re.escape("method.lora.rank=0")):
         tune("prefix+lora", "gpt2", **{"lora.rank": 0})
+
+
+def test_llama_adapter_is_not_for_keys_that_are_normed(make):
+    context = context_of(make("llama", qk_norm="head"), ())
+    with pytest.raises(UserError, match="its keys are not normed"):
+        methods.get("llama_adapter").init(context, configs.get("llama_adapter"), jax.random.key(0))
