@@ -49,6 +49,7 @@ def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type c
             data=dict(
                 layout="auto",  # packed (language modelling), buckets (the rest)
                 overlong="error",  # or drop, truncate
+                on_bad_row="error",  # or skip, counted
                 pad_side="right",
                 buckets=6,
             ),

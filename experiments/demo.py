@@ -9,15 +9,16 @@ full, head and LoRA, which come first, take 5.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.default import get_config
-from experiments.render import svg, text_table, write_page
 from ftjax.errors import UserError
+from ftjax.files import write_text
+from ftjax.sweep.record import curve
+from ftjax.sweep.render import html_table, page, svg, text_table
 from ftjax.train.loop import train
 
 
@@ -84,12 +85,6 @@ def row(trial: Trial, result: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def curve(folder: Path, name: str) -> list[tuple[float, float]]:
-    """(step, value) of one name in a run's metrics.jsonl."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(r["step"], r[name]) for r in rows if r.get(name) is not None]
-
-
 def main() -> None:
     """Runs what is missing, prints the table, writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,7 +108,7 @@ def main() -> None:
         for name in dict.fromkeys(n for c in mine.values() for n in c):
             charts.append(svg(f"{task}: {name}", "step", name, {method: c[name] for method, c in mine.items()}))
     intro = "The shipped nano-gpt on generated names; `step MB` is what the compiled step allocates, state included."
-    write_page(workdir / "report.html", "ftjax demo", intro, HEADER, rows, charts)
+    write_text(workdir / "report.html", page("ftjax demo", intro, [html_table(HEADER, rows), *charts]))
     print(f"\n{time.perf_counter() - started:.0f} s; curves in {workdir / 'report.html'}")
 
 

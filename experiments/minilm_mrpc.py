@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.default import get_config
-from experiments.render import text_table
 from ftjax.files import write_text
+from ftjax.sweep.render import text_table
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.loop import train
 from ftjax.train.report import commit

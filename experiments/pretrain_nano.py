@@ -11,9 +11,9 @@ Recipe, curve and figures of the shipped files: `ftjax/assets/README.md`.
 """
 
 import argparse
-import gzip
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 import ftjax
-from ftjax import tree
+from ftjax import hub, tree
+from ftjax.data.tokenizer import read, train_tokenizer
+from ftjax.files import whole
 from ftjax.models.transformer import Transformer, init
 from ftjax.nn.config import Config
 from ftjax.objectives.lm import causal_lm
@@ -49,53 +51,10 @@ BERT = Config(
 )  # fmt: skip
 
 
-def read_books(folder: Path) -> tuple[list[str], list[str]]:
-    """(training books, held-out books) as texts."""
+def books(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(training books, held-out books)."""
     files = sorted([*folder.glob("*.txt"), *folder.glob("*.txt.gz")])
-    texts = []
-    for file in files:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        texts.append(raw.decode("utf-8", errors="replace").lstrip("\ufeff"))
-    return [t for i, t in enumerate(texts) if i % 10 != 5], [t for i, t in enumerate(texts) if i % 10 == 5]
-
-
-def gpt_tokenizer(texts: list[str]) -> Tokenizer:
-    """Byte-level BPE, small enough that names are spelled in a few pieces."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=GPT.vocab_size, special_tokens=["<|endoftext|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def bert_tokenizer(texts: list[str]) -> Tokenizer:
-    """Lower-cased WordPiece with BERT's special tokens."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=BERT.vocab_size, special_tokens=special, show_progress=False)
-    )
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", special.index("[SEP]")), ("[CLS]", 2))
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: Tokenizer, kind: str, folder: Path) -> None:
-    """`tokenizer.json` and a `tokenizer_config.json` that transformers reads."""
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = (
-        {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-        if kind == "gpt"
-        else {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep", "mask")}
-    )
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return [f for i, f in enumerate(files) if i % 10 != 5], [f for i, f in enumerate(files) if i % 10 == 5]
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], end: int | None) -> np.ndarray:
@@ -210,14 +169,17 @@ def main() -> None:
     cfg = GPT if causal else BERT
     model = Transformer(cfg)
 
-    train_texts, held_texts = read_books(args.data)
-    file = args.workdir / "tokenizer.json"
-    if not file.exists():
-        (gpt_tokenizer if causal else bert_tokenizer)(train_texts).save(str(file))
-    tokenizer = Tokenizer.from_file(str(file))
+    files, held_files = books(args.data)
+    folder = args.workdir / "tokenizer"
+    if not folder.exists():
+        learned = train_tokenizer("byte_bpe" if causal else "wordpiece", files, cfg.vocab_size, lowercase=not causal)
+        learned.model_max_length = CONTEXT
+        with whole(folder) as aside:
+            learned.save_pretrained(aside)
+    tokenizer: Tokenizer = hub.tokenizer(folder).backend_tokenizer
     end = tokenizer.token_to_id("<|endoftext|>") if causal else None
-    train, held = encode(tokenizer, train_texts, end), encode(tokenizer, held_texts, end)
-    print(f"train {len(train):,} tokens, held out {len(held):,} tokens of {len(held_texts)} books", flush=True)
+    train, held = (encode(tokenizer, [read(file) for file in some], end) for some in (files, held_files))
+    print(f"train {len(train):,} tokens, held out {len(held):,} tokens of {len(held_files)} books", flush=True)
 
     special = () if causal else tuple(range(5))
     masked = lambda rate: masked_lm(model, mask_id=4, special_ids=special, rate=rate)  # noqa: E731
@@ -264,7 +226,7 @@ def main() -> None:
     if args.output:
         ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if causal else {"pad_token_id": 0}
         ftjax.save(args.output, model, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), extra=ends)
-        save_tokenizer(tokenizer, args.kind, args.output)
+        shutil.copytree(folder, args.output, dirs_exist_ok=True)
         bf16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
         print("as saved (bf16):", evaluate(evaluated.loss, bf16, held, tokenizer, causal, len(held)), flush=True)
 

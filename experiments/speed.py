@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import speed_decode, speed_train
-from experiments.render import text_table
+from ftjax.sweep.render import text_table
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = ("transformers full", "ftjax full", "transformers lora", "ftjax lora")

@@ -47,13 +47,15 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     """Writes the model, a random sample of E2E (`sample.jsonl`), and its token ids and labels (`encoded.json`)."""
     from configs import default
     from ftjax import hub
+    from ftjax.data.bad import BadRows
     from ftjax.data.encode import encode_lm
+    from ftjax.data.encoded import Collector
     from ftjax.data.tasks import TASKS
     from ftjax.train.fields import Fields
 
     task, config = TASKS["e2e"], default.get_config("task=e2e").task
     config.data = str(args.data)
-    rows = task.load(Fields(config), "train")
+    rows = task.load(Fields(config), "train", BadRows())
     steps = args.warmup + args.steps * (1 if args.command == "train" else args.rounds)
     rows = random.Random(args.seed).sample(rows, args.batch_size * steps)
     (folder / "sample.jsonl").write_text("".join(json.dumps(dict(row)) + "\n" for row in rows))
@@ -63,7 +65,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
         (folder / "model").symlink_to(Path(args.model).resolve())
     tokenizer = hub.tokenizer(folder / "model")
     texts: Any = [task.example(row, tokenizer.eos_token) for row in rows]
-    encoded = encode_lm(texts, tokenizer, config.max_length)
+    encoded = encode_lm(texts, tokenizer, Collector(config.max_length))
     examples = (encoded[i] for i in range(len(encoded)))
     lists = [{"input_ids": x.tokens.tolist(), "labels": x.labels.tolist()} for x in examples]
     (folder / "encoded.json").write_text(json.dumps(lists))

@@ -124,22 +124,14 @@ def _load(name: str, is_run: bool) -> Start:
 
     if not is_run:
         model, params = hub.load(name, head="lm")
-        start = _decoder_start(model, name)
+        start = hub.decoder_start(name) if model.cfg.encoder else None
         return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start)
     f, parts = load_run(Path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     wrap = parts.around.prompt if parts.around else list
-    start = _decoder_start(parts.model, f.model.path)
+    start = parts.setting.decoder_start
     return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start)
-
-
-def _decoder_start(model: Any, path: str) -> int | None:
-    from ftjax.hub import files
-
-    if model.cfg.encoder is None:
-        return None
-    return files.read_json(files.resolve(path, weights=False) / "config.json").get("decoder_start_token_id")
 
 
 def _tokens(start: Start, text: str, where: str) -> list[int]:

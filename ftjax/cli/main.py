@@ -13,11 +13,17 @@ from ftjax.errors import RunError, UserError
 COMMANDS = {
     "train": "fine-tune a model: --config, --workdir",
     "eval": "evaluate a run or a model: --workdir or --config",
+    "score": "texts against references: --task, --predictions",
     "generate": "continue prompts: --workdir or --model, --prompt",
+    "fill": "words for masked places: --model or --workdir, --text",
     "import": "a run of a PEFT adapter: --adapter, --model, --workdir",
     "export": "a run for PEFT or transformers: --workdir, --format, --output",
     "merge": "adapters into plain weights: --workdir, --output",
     "methods": "what each fine-tuning method trains of a model: --model",
+    "sweep": "run what is missing of an experiment's table: FILE.py --scale, --workdir",
+    "table": "a sweep's table as it stands: --workdir, --format, --output",
+    "status": "a sweep's trials: --workdir",
+    "tokenizer": "learn a tokenizer from text: train --kind, --input, --vocab_size, --output",
 }
 
 
@@ -30,7 +36,7 @@ def main(argv: list[str]) -> int:
     """Runs a command line; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("usage: ftjax <command> [--flags]\n")
-        print("\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()))
+        print("\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()))
         print("\nftjax <command> --help shows its flags.")
         return 0 if argv else 2
     name, *rest = argv
@@ -48,9 +54,9 @@ def main(argv: list[str]) -> int:
         if values["help"].value:
             print((command.__doc__ or "").strip(), "\n", values.main_module_help() or values.get_help(), sep="\n")
             return 0
-        if left:
-            raise UserError(f"unexpected {' '.join(left)}; flags are written --name=value")
-        command.main(values)
+        if extra := left[getattr(command, "POSITIONAL", 0) :]:
+            raise UserError(f"unexpected {' '.join(extra)}; flags are written --name=value")
+        command.main(values, *left)
     except UserError as error:
         return _fail(str(error))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

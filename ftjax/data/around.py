@@ -32,10 +32,11 @@ class Around(NamedTuple):
     def _start(self, tokens: Sequence[int] | np.ndarray) -> int:
         return int(self.inside and len(tokens) > 0 and int(tokens[0]) in self.opening)
 
-    def edges(self, tokens: np.ndarray, labels: np.ndarray, lm: bool) -> tuple[int, int]:
-        """Where the text of an example starts and ends: at its completion, or before a closing special token."""
-        closed = int(int(tokens[-1]) in self.closing)
-        end = int(np.argmax(labels != IGNORED)) if lm else len(tokens) - closed
+    def edges(self, tokens: np.ndarray, labels: np.ndarray | None) -> tuple[int, int]:
+        """Where a sequence's text starts and ends: at its completion where it has labels to predict, else before a
+        closing special token."""
+        closed = int(len(tokens) > 0 and int(tokens[-1]) in self.closing)
+        end = len(tokens) - closed if labels is None else int(np.argmax(labels != IGNORED))
         return min(self._start(tokens), end), end
 
 
@@ -47,30 +48,35 @@ def around(before: Sequence[int], after: Sequence[int], inside: bool, tokenizer:
 
 
 def insert(encoded: Encoded, pieces: Around, chunked: bool) -> Encoded:
-    """The examples with the pieces around their texts, none of them in the loss.
+    """The examples with the pieces around their texts (an encoder-decoder's: around what its encoder reads), none of
+    them in the loss.
 
     Raises:
       UserError: something after the text where the examples are chunks of documents, all of whose tokens are predicted.
     """
     if chunked and pieces.after:
         raise UserError("method.template: this task has no prompt that ends before its answer; put all before {text}")
-    lm = encoded.objective == "lm"
-    tokens, labels, types = [], [], []
-    for i in range(len(encoded)):
-        example = encoded[i]
-        start, end = (0, 0) if chunked else pieces.edges(example.tokens, example.labels, lm)
-        where = [start] * len(pieces.before) + [max(start, end)] * len(pieces.after)
-        new = [*pieces.before, *pieces.after]
-        tokens.append(np.insert(example.tokens, where, new))
-        if lm:
-            labels.append(np.insert(example.labels, where, [IGNORED] * len(new)))
-        if encoded.token_type_ids is not None:
-            mine = encoded.token_type_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
-            types.append(np.insert(mine, where, mine[np.minimum(where, len(mine) - 1)]))
+    if encoded.source is not None:
+        return replace(encoded, source=insert(encoded.source, pieces, chunked))
+    aligned = {"tokens": encoded.tokens, **encoded.extras, **encoded.asides}
+    if encoded.by in ("next", "token"):
+        aligned["labels"] = encoded.labels
+    out: dict[str, list[np.ndarray]] = {name: [] for name in aligned}
+    added = [*pieces.before, *pieces.after]
+    for start, end in zip(encoded.offsets[:-1], encoded.offsets[1:]):
+        mine = {name: values[start:end] for name, values in aligned.items()}
+        tokens, labels = mine["tokens"], mine.get("labels") if encoded.by == "next" else None
+        first, last = (0, 0) if chunked else pieces.edges(tokens, labels)
+        where = [first] * len(pieces.before) + [max(first, last)] * len(pieces.after)
+        for name, values in mine.items():
+            new = {"tokens": added, "labels": IGNORED, "token_type_ids": values[np.minimum(where, len(values) - 1)]}
+            out[name].append(np.insert(values, where, new.get(name, 0)))
+    flat = {name: np.concatenate(values).astype(np.int32) for name, values in out.items()}
     return replace(
         encoded,
-        tokens=np.concatenate(tokens).astype(np.int32),
-        offsets=np.cumsum([0, *map(len, tokens)], dtype=np.int64),
-        labels=np.concatenate(labels).astype(np.int32) if lm else encoded.labels,
-        token_type_ids=np.concatenate(types).astype(np.int32) if types else None,
+        tokens=flat.pop("tokens"),
+        offsets=np.cumsum([0, *map(len, out["tokens"])], dtype=np.int64),
+        labels=flat.pop("labels", encoded.labels),
+        extras={name: flat[name] for name in encoded.extras},
+        asides={name: flat[name] for name in encoded.asides},
     )

@@ -1,12 +1,14 @@
 """From texts to token ids and labels."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ftjax.data.encoded import IGNORED, Collector, Encoded, Overlong
-from ftjax.data.tasks.task import Labelled, Text
+from ftjax.data.encoded import IGNORED, Collector, Encoded
+from ftjax.data.tasks.task import Labelled, Marked, Scored, Text
 from ftjax.errors import UserError
 
 BATCH = 1000  # texts per call of the tokenizer
@@ -22,69 +24,69 @@ def _bos(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
-def encode_lm(
-    texts: Sequence[Text],
-    tokenizer: Any,
-    max_length: int,
-    overlong: Overlong = "error",
-    where: Sequence[str] | None = None,
-) -> Encoded:
-    """Encodes prompt + completion at once; a token is a label iff it starts within the completion.
+def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) -> Encoded:
+    """Encodes each text at once; a token is a label iff it starts within the completion, or a marked span.
 
     Bos comes first iff the tokenizer would add one and the text has none. The first token of an
     example is never a label, for nothing predicts it. Eos, part of the text, is a label whatever
-    the pad token is.
+    the pad token is. 'truncate' keeps the start.
 
     Args:
         texts: the examples.
         tokenizer: a fast tokenizer of transformers.
-        max_length: the most tokens per example, bos and eos included.
-        overlong: what to do beyond it: 'error', 'drop', or 'truncate' (keeps the start).
-        where: each text's place, for messages.
+        out: gathers them; its max_length counts bos and eos.
 
     Raises:
         UserError: too long, a token that spans prompt and completion, no label, or a wrong eos.
     """
-    out = Collector(max_length, overlong, where)
     bos = _bos(tokenizer)
     for batch in _batches(len(texts)):
+        marked = [_marked(texts[i]) for i in batch]
         encoding = tokenizer(
-            [texts[i].prompt + texts[i].completion for i in batch],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            verbose=False,
+            [m.text for m in marked], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        for row, ids, spans in zip(batch, encoding["input_ids"], encoding["offset_mapping"], strict=True):
-            tokens, labels = _labelled(texts[row], ids, spans, tokenizer, bos, out.place(row))
-            if not out.fits(row, len(tokens)):
-                if overlong == "drop":
-                    continue
-                tokens, labels = tokens[:max_length], labels[:max_length]
-                if (labels == IGNORED).all():
-                    out.truncated -= 1
-                    out.dropped += 1
-                    continue
-            out.add(row, tokens, labels)
-    return out.encoded("lm", tokenizer.pad_token_id)
+        for row, text, ids, spans in zip(batch, marked, encoding["input_ids"], encoding["offset_mapping"]):
+            with out.bad:
+                tokens, labels = _labelled(text, ids, spans, tokenizer, bos, out.place(row))
+                if not out.fits(row, len(tokens)):
+                    if out.overlong == "drop":
+                        continue
+                    tokens, labels = tokens[: out.max_length], labels[: out.max_length]
+                    if (labels == IGNORED).all():
+                        out.truncated -= 1
+                        out.dropped += 1
+                        continue
+                out.add(row, [tokens], labels)
+    return out.encoded("next", tokenizer.pad_token_id)
+
+
+def _marked(text: Text | Marked) -> Marked:
+    if isinstance(text, Marked):
+        return text
+    whole = text.prompt + text.completion
+    return Marked(whole, ((len(text.prompt), len(whole)),))
 
 
 def _labelled(
-    text: Text, ids: list[int], spans: list[tuple[int, int]], tokenizer: Any, bos: list[int], where: str
+    text: Marked, ids: list[int], spans: list[tuple[int, int]], tokenizer: Any, bos: list[int], where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    edge = len(text.prompt)
     tokens = np.asarray(ids, np.int32)
     starts, ends = np.asarray(spans, np.int64).reshape(-1, 2).T
-    spanning = np.flatnonzero((starts < edge) & (ends > edge))
-    if len(spanning):
-        token = tokenizer.convert_ids_to_tokens(int(tokens[spanning[0]]))
-        raise UserError(
-            f"{where}: token '{token}' spans the prompt's end and the completion's start; "
-            "begin the completion with the space, or end the prompt at a word"
-        )
-    labels = np.where(starts >= edge, tokens, np.int32(IGNORED))
+    learned = np.zeros(len(tokens), bool)
+    for first, last in text.learned:
+        for edge in (first, last):
+            spanning = np.flatnonzero((starts < edge) & (ends > edge))
+            if len(spanning):
+                token = tokenizer.convert_ids_to_tokens(int(tokens[spanning[0]]))
+                raise UserError(
+                    f"{where}: token '{token}' spans the prompt's end and the completion's start; "
+                    "begin the completion with the space, or end the prompt at a word"
+                )
+        learned |= (starts >= first) & (starts < last)
+    labels = np.where(learned, tokens, np.int32(IGNORED))
     eos = tokenizer.eos_token_id
-    closed = eos is not None and text.completion.endswith(tokenizer.eos_token)
-    if closed and (tokens[-1] != eos or (labels[-2:] == eos).sum() != 1):
+    closed = eos is not None and text.text.endswith(tokenizer.eos_token) and text.learned[-1:] != ()
+    if closed and text.learned[-1][1] == len(text.text) and (tokens[-1] != eos or (labels[-2:] == eos).sum() != 1):
         raise UserError(f"{where}: the completion must end in one {tokenizer.eos_token}; give it once")
     if bos and tokens[:1].tolist() != bos:
         tokens = np.concatenate([np.asarray(bos, np.int32), tokens])
@@ -95,7 +97,46 @@ def _labelled(
     return tokens, labels
 
 
-def encode_text_chunks(texts: Sequence[Text], tokenizer: Any, max_length: int) -> Encoded:
+def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Collector) -> Encoded:
+    """For encoder-decoders: the encoder reads the prompt, the decoder writes the completion after the token `start`.
+
+    Both sides get the special tokens that the tokenizer gives a source and a target. `max_length` bounds each side;
+    'truncate' keeps the starts and the special tokens.
+
+    Raises:
+        UserError: too long, or a completion without text.
+    """
+    sources: list[list[int]] = []
+    eos = tokenizer.eos_token or ""
+    for batch in _batches(len(texts)):
+        completions = [texts[i].completion.removesuffix(eos).strip() for i in batch]
+        read = tokenizer([texts[i].prompt for i in batch], verbose=False)["input_ids"]
+        written = tokenizer(text_target=completions, verbose=False)["input_ids"]
+        for row, completion, source, target in zip(batch, completions, read, written):
+            with out.bad:
+                if not completion:
+                    raise UserError(f"{out.place(row)}: the completion has no token to learn; give it text")
+                if not out.fits(row, max(len(source), len(target))):
+                    if out.overlong == "drop":
+                        continue
+                    limit = dict(truncation=True, max_length=out.max_length, verbose=False)
+                    source = tokenizer(texts[row].prompt, **limit)["input_ids"]
+                    target = tokenizer(text_target=completion, **limit)["input_ids"]
+                tokens = np.asarray([start, *target], np.int32)
+                out.add(row, [tokens], np.concatenate([[IGNORED], tokens[1:]]))
+                sources.append(source)
+    flat = Encoded(
+        by="none",
+        tokens=np.concatenate([np.asarray(s, np.int32) for s in sources]) if sources else np.zeros(0, np.int32),
+        offsets=np.cumsum([0, *map(len, sources)], dtype=np.int64),
+        labels=np.zeros(0, np.int32),
+        rows=np.arange(len(sources), dtype=np.int32),
+        pad_id=tokenizer.pad_token_id or 0,
+    )
+    return replace(out.encoded("next", tokenizer.pad_token_id), source=flat)
+
+
+def encode_text_chunks(texts: Sequence[Text], tokenizer: Any, out: Collector) -> Encoded:
     """Cuts documents into chunks of max_length + 1 tokens without overlap.
 
     A chunk gives max_length inputs and as many labels, prompt and completion alike. A document's
@@ -105,79 +146,94 @@ def encode_text_chunks(texts: Sequence[Text], tokenizer: Any, max_length: int) -
     Raises:
         UserError: no document has two tokens.
     """
-    out = Collector(max_length + 1, "error", None)
     bos = _bos(tokenizer)
     for row, text in enumerate(texts):
         ids = tokenizer(text.prompt + text.completion, add_special_tokens=False, verbose=False)["input_ids"]
         tokens = np.asarray(ids if ids[:1] == bos else bos + ids, np.int32)
-        for start in range(0, len(tokens) - 1, max_length + 1):
-            chunk = tokens[start : start + max_length + 1]
+        for start in range(0, len(tokens) - 1, out.max_length + 1):
+            chunk = tokens[start : start + out.max_length + 1]
             if len(chunk) > 1:
                 labels = chunk.copy()
                 labels[0] = IGNORED
-                out.add(row, chunk, labels)
-    return out.encoded("lm", tokenizer.pad_token_id)
+                out.add(row, [chunk], labels)
+    return out.encoded("next", tokenizer.pad_token_id)
 
 
-def encode_classification(
-    texts: Sequence[Labelled],
-    tokenizer: Any,
-    max_length: int,
-    classes: Sequence[str],
-    overlong: Overlong = "error",
-    where: Sequence[str] | None = None,
-) -> Encoded:
-    """Encodes texts or text pairs with the tokenizer's own special tokens.
-
-    A tokenizer without cls and sep (a decoder's) gives bos if it adds one, the text (a pair's two
-    texts joined by a newline), and eos if it has one, so that the last real token is eos.
-    'truncate' keeps the start of the text, and the special tokens.
-
-    Args:
-        texts: the examples; labels are indices or names of `classes`.
-        tokenizer: a fast tokenizer of transformers.
-        max_length: the most tokens per example, special tokens included.
-        classes: the classes' names.
-        overlong: what to do beyond it: 'error', 'drop' or 'truncate'.
-        where: each text's place, for messages.
+def encode_classification(texts: Sequence[Labelled], tokenizer: Any, classes: Sequence[str], out: Collector) -> Encoded:
+    """Texts or text pairs, as `pieces` encodes them, with the index of their class.
 
     Raises:
         UserError: too long, or a label outside the classes.
     """
-    out = Collector(max_length, overlong, where)
-    encoder = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
-    encode = _encode_with_types if encoder else _encode_for_decoder
-    pairs = encoder and any(text.text_pair is not None for text in texts)
+    return _with_labels(texts, tokenizer, lambda text, where: class_of(text.label, classes, where), out, np.int32)
+
+
+def encode_regression(texts: Sequence[Scored], tokenizer: Any, out: Collector) -> Encoded:
+    """Texts or text pairs, as `pieces` encodes them, with their number.
+
+    Raises:
+        UserError: too long, or a number that is not finite.
+    """
+    return _with_labels(texts, tokenizer, _number_of, out, np.float32)
+
+
+def _with_labels(
+    texts: Sequence[Labelled] | Sequence[Scored], tokenizer: Any, label: Callable[[Any, str], Any], out: Collector,
+    dtype: Any,
+) -> Encoded:  # fmt: skip
+    pairs = is_encoder(tokenizer) and any(text.text_pair is not None for text in texts)
     for batch in _batches(len(texts)):
-        pieces = encode([texts[i] for i in batch], tokenizer, None)
-        for row, (tokens, types) in zip(batch, pieces, strict=True):
-            if not out.fits(row, len(tokens)):
-                if overlong == "drop":
-                    continue
-                [(tokens, types)] = encode([texts[row]], tokenizer, max_length)
-            out.add(row, tokens, _class_of(texts[row].label, classes, out.place(row)))
-            if pairs:
-                out.types.append(np.asarray(types, np.int32))
-    return out.encoded("classification", tokenizer.pad_token_id)
+        for row, (tokens, types) in zip(batch, pieces([(texts[i].text, texts[i].text_pair) for i in batch], tokenizer)):
+            with out.bad:
+                if not out.fits(row, len(tokens)):
+                    if out.overlong == "drop":
+                        continue
+                    [(tokens, types)] = pieces([(texts[row].text, texts[row].text_pair)], tokenizer, out.max_length)
+                value = label(texts[row], out.place(row))
+                out.add(row, [tokens], value, **({"token_type_ids": [types]} if pairs else {}))
+    return out.encoded("row", tokenizer.pad_token_id, dtype)
 
 
-def _class_of(label: int | str, classes: Sequence[str], where: str) -> int:
+def class_of(label: int | str, classes: Sequence[str], where: str) -> int:
+    """The index of a class given by it or by name; UserError where there is none such."""
     index = label if isinstance(label, int) else classes.index(label) if label in classes else -1
     if not 0 <= index < len(classes):
         raise UserError(f"{where}: label '{label}' is none of the classes ({', '.join(classes)}); mend it")
     return index
 
 
-def _encode_with_types(
-    texts: Sequence[Labelled], tokenizer: Any, max_length: int | None
+def _number_of(text: Scored, where: str) -> float:
+    if not math.isfinite(text.score):
+        raise UserError(f"{where}: the score is {text.score}; it must be a finite number")
+    return text.score
+
+
+def is_encoder(tokenizer: Any) -> bool:
+    """Whether the tokenizer marks a text's start and end as encoders do."""
+    return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+
+
+def pieces(
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None = None
 ) -> list[tuple[list[int], list[int]]]:
-    inputs = [text.text if text.text_pair is None else (text.text, text.text_pair) for text in texts]
+    """Ids and token types of texts or pairs, with the tokenizer's own special tokens.
+
+    A tokenizer without cls and sep (a decoder's) gives bos if it adds one, the text (a pair's two
+    texts joined by a newline), and eos if it has one, so that the last real token is eos; no types.
+    With `max_length` the start of the text is kept, and the special tokens.
+    """
+    return (_with_types if is_encoder(tokenizer) else _for_decoder)(texts, tokenizer, max_length)
+
+
+def _with_types(
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None
+) -> list[tuple[list[int], list[int]]]:
     out = []
     for paired in (False, True):
-        chosen = [index for index, value in enumerate(inputs) if isinstance(value, tuple) == paired]
+        chosen = [index for index, (_, second) in enumerate(texts) if (second is not None) == paired]
         if chosen:
             encoding = tokenizer(
-                [inputs[index] for index in chosen],
+                [texts[index] if paired else texts[index][0] for index in chosen],
                 truncation=max_length is not None,
                 max_length=max_length,
                 return_token_type_ids=True,
@@ -187,10 +243,10 @@ def _encode_with_types(
     return [(ids, types) for _, ids, types in sorted(out)]
 
 
-def _encode_for_decoder(
-    texts: Sequence[Labelled], tokenizer: Any, max_length: int | None
+def _for_decoder(
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None
 ) -> list[tuple[list[int], list[int]]]:
-    joined = [text.text if text.text_pair is None else f"{text.text}\n{text.text_pair}" for text in texts]
+    joined = [first if second is None else f"{first}\n{second}" for first, second in texts]
     bos, eos = _bos(tokenizer), [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     encoding = tokenizer(joined, add_special_tokens=False, verbose=False)
     room = None if max_length is None else max_length - len(bos) - len(eos)

@@ -43,33 +43,29 @@ def rows_per_batch(lengths: np.ndarray, length: int, batch_size: int) -> int:
     return max(1, round(batch_size * float(np.mean(lengths)) / length))
 
 
-def label_capacity(lengths: np.ndarray, labels: np.ndarray, length: int, multiple: int = 8) -> int:
-    """Labels that a packed row may hold: a tenth above the mean row's, and enough for any one example.
+def capacity(lengths: np.ndarray, others: np.ndarray, length: int, multiple: int = 8) -> int:
+    """What a packed row may hold of another thing than tokens (labels, an encoder's tokens): a tenth above the mean
+    row's, and enough for any one example.
 
-    `pack_rows` keeps to it, which is cheaper than a bound that no packing could pass: logits are
-    computed for every slot.
+    `pack_rows` keeps to it, which is cheaper than a bound that no packing could pass: the work is done for every slot.
     """
-    mean_row = length * float(np.sum(labels)) / float(np.sum(lengths))
-    return round_up(max(int(np.max(labels)), int(np.ceil(1.1 * mean_row))), multiple)
+    mean_row = length * float(np.sum(others)) / float(np.sum(lengths))
+    return round_up(max(int(np.max(others)), int(np.ceil(1.1 * mean_row))), multiple)
 
 
 def pack_rows(
-    lengths: Sequence[int] | np.ndarray,
-    row_length: int,
+    sizes: Sequence[Sequence[int]] | np.ndarray,
+    room: Sequence[int],
     order: Sequence[int] | np.ndarray,
     open_rows: int = 64,
-    labels: Sequence[int] | np.ndarray | None = None,
-    max_labels: int | None = None,
 ) -> list[list[int]]:
     """First-fit packing over a bounded pool of open rows; each example exactly once.
 
     Args:
-        lengths: [n].
-        row_length: slots per row.
+        sizes: [n, K], what each example takes of K things: tokens first, then labels, an encoder's tokens.
+        room: [K], what a row has of each.
         order: the examples in the order of packing.
-        open_rows: rows that may be filled at a time; beyond it the fullest is closed.
-        labels: [n] labels per example, where a row may hold at most `max_labels` of them.
-        max_labels: see `labels`.
+        open_rows: rows that may be filled at a time; beyond it the fullest (by tokens) is closed.
 
     Returns:
         Rows of example indices, in the order in which they were opened.
@@ -77,35 +73,35 @@ def pack_rows(
     Raises:
         ValueError: an example that no row can hold.
     """
-    sizes = np.asarray(lengths)[np.asarray(order, np.int64)].tolist()
-    counts = [0] * len(sizes) if labels is None else np.asarray(labels)[np.asarray(order, np.int64)].tolist()
-    most = max_labels or 0
-    shortest = min(sizes, default=0)
+    order = np.asarray(order, np.int64)
+    wanted, most = np.asarray(sizes, np.int64).reshape(-1, len(room))[order], np.asarray(room, np.int64)
+    if len(order) and (wanted > most).any():
+        worst = int(np.flatnonzero((wanted > most).any(1))[0])
+        raise ValueError(f"example {order[worst]} takes {wanted[worst].tolist()}, a row has {most.tolist()}")
+    shortest = wanted[:, 0].min() if len(order) else 0
     rows: list[list[int]] = []
-    pool: list[list[int]] = []  # the open rows' contents, and what room they have
-    rooms: list[int] = []
-    label_rooms: list[int] = []
-    for example, size, count in zip(np.asarray(order).tolist(), sizes, counts, strict=True):
-        if size > row_length or count > most > 0:
-            raise ValueError(f"example {example} ({size} tokens, {count} labels) fits no row of {row_length}")
-        for slot, room in enumerate(rooms):
-            if room >= size and label_rooms[slot] >= count:
-                break
-        else:
+    pool: list[list[int]] = []  # the open rows' contents, and beside them what room they have
+    rooms = np.zeros((open_rows, len(most)), np.int64)
+    for example, size in zip(order.tolist(), wanted):
+        fitting = (rooms[: len(pool)] >= size).all(1)
+        slot = int(fitting.argmax()) if len(pool) else 0
+        if not len(pool) or not fitting[slot]:
             if len(pool) == open_rows:
-                fullest = rooms.index(min(rooms))
-                del pool[fullest], rooms[fullest], label_rooms[fullest]
+                _close(pool, rooms, int(rooms[:, 0].argmin()))
             slot = len(pool)
             rows.append([])
             pool.append(rows[-1])
-            rooms.append(row_length)
-            label_rooms.append(most)
+            rooms[slot] = most
         pool[slot].append(example)
         rooms[slot] -= size
-        label_rooms[slot] -= count
-        if rooms[slot] < shortest:
-            del pool[slot], rooms[slot], label_rooms[slot]
+        if rooms[slot, 0] < shortest:
+            _close(pool, rooms, slot)
     return rows
+
+
+def _close(pool: list[list[int]], rooms: np.ndarray, slot: int) -> None:
+    del pool[slot]
+    rooms[slot : len(pool)] = rooms[slot + 1 : len(pool) + 1]
 
 
 def pack_batches(rows: Sequence[list[int]], length: int, rows_in_batch: int) -> list[Batch]:
@@ -188,10 +184,3 @@ def bucket_batches(
         length = buckets[int(np.searchsorted(buckets, lengths[examples].max()))]
         batches.append(Batch(length, _filled([[i] for i in examples.tolist()], batch_size)))
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
-
-
-def fill_rate(batches: Sequence[Batch], lengths: np.ndarray) -> float:
-    """Real tokens over slots."""
-    examples = [example for batch in batches for row in batch.rows for example in row]
-    slots = sum(batch.length * len(batch.rows) for batch in batches)
-    return float(np.asarray(lengths)[examples].sum()) / slots

@@ -1,7 +1,7 @@
 """Batches of numpy arrays from encoded examples, in an order that depends on (seed, epoch) only."""
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import grain
 import numpy as np
@@ -13,18 +13,29 @@ from ftjax.data.encoded import IGNORED, Encoded
 Arrays = dict[str, np.ndarray]
 
 
+class Shape(NamedTuple):
+    """What a batch's rows hold: tokens, labels, and an encoder's tokens."""
+
+    length: int
+    labels: int
+    source: int
+
+
 class Loader(grain.IterDataset[Arrays]):
     """Batches without end over shuffled epochs, or one epoch in the data set's order.
 
-    A batch of an lm data set holds, all int32, with `M` one constant per T:
-        input_ids [B, T]: an example's tokens but its last, which nothing needs as an input.
+    A batch holds, int32 but for labels by row that are float32:
+        input_ids [B, T]: an example's tokens; of labels by next token without the last, which predicts nothing.
         segment_ids [B, T]: 0 on padding, 1, 2, ... on the examples of a row.
         position_ids [B, T]: from 0 in each segment, 0 on padding.
-        label_positions [B, M]: the slot whose hidden state predicts the label; filler 0.
-        labels [B, M]: the tokens to predict; filler -100.
-    A batch of a classification data set holds input_ids, segment_ids, position_ids [B, T], labels [B]
-    (-100 in an empty row), and token_type_ids [B, T] where there are text pairs.
-    Where a row is one example, `example` [B] is its row in the data set, -1 in an empty row.
+        the data set's extras [B, T].
+    and, by what the labels belong to, with `M` one constant per T:
+        next, token: label_positions [B, M], the slot whose hidden state predicts the label, filler 0; labels [B, M],
+            filler -100.
+        row: labels [B, ...], -100 or NaN in an empty row.
+    `example` ([B, M], or [B] where a row is one example) holds whose the labels are, -1 where nobody's. Examples that
+    are groups of sequences add an axis, [B, G, T]. An encoder-decoder's batches hold encoder_input_ids,
+    encoder_segment_ids, encoder_position_ids [B, S] as well.
 
     Every shape is known before the first batch: packed batches have one, the others one per bucket;
     the last ragged batch is filled with empty rows. In packed batches `batch_size` is the number of
@@ -49,7 +60,7 @@ class Loader(grain.IterDataset[Arrays]):
 
         Args:
             encoded: the examples.
-            layout: 'packed' (lm only) or 'buckets', one example per row.
+            layout: 'packed' (labels that belong to tokens, or none) or 'buckets', one example per row.
             batch_size: examples per batch.
             seed: of the order.
             shuffle: whether to train, shuffled and without end, or to evaluate, in order and once.
@@ -60,33 +71,46 @@ class Loader(grain.IterDataset[Arrays]):
             prefetch: batches made ahead by a thread; 0 makes them on demand.
 
         Raises:
-            ValueError: an unknown layout or side, packed classification, or an example over max_length.
+            ValueError: an unknown layout or side, packed labels by row, or an example over max_length.
         """
         super().__init__()
         if layout not in ("packed", "buckets") or pad_side not in ("left", "right"):
             raise ValueError(f"{layout!r}, {pad_side!r}: use packed or buckets, pad left or right")
-        self._lm = encoded.objective == "lm"
-        if layout == "packed" and not self._lm:
-            raise ValueError("classification has one label per row; use layout 'buckets'")
+        self._by_token = encoded.by in ("next", "token")
+        if layout == "packed" and encoded.by == "row":
+            raise ValueError("one label an example; use layout 'buckets'")
         self._encoded, self._batch_size, self._seed, self._shuffle = encoded, batch_size, seed, shuffle
         self._packed, self._left, self._prefetch = layout == "packed", pad_side == "left", prefetch
         self._window = window if window is not None else 50 if shuffle else 0
-        self._lengths = encoded.lengths - self._lm
-        self._counts = encoded.label_counts if self._lm else np.zeros(len(encoded), np.int64)
+        nothing = np.zeros(len(encoded), np.int64)
+        self._lengths = encoded.lengths - (encoded.by == "next")
+        self._counts = encoded.label_counts if self._by_token else nothing
+        self._sources = encoded.source.lengths if encoded.source else nothing
+        self._totals = self._lengths + self._sources
         if self._packed:
             length = plans.row_length(self._lengths, max_length)
             self._rows = plans.rows_per_batch(self._lengths, length, batch_size)
-            self._labels = {length: plans.label_capacity(self._lengths, self._counts, length)}
+            labels, source = (plans.capacity(self._lengths, n, length) for n in (self._counts, self._sources))
+            self._shapes = {length: Shape(length, labels, source)}
         else:
             self._rows = batch_size
-            lengths = plans.bucket_lengths(self._lengths, buckets, max_length=max_length)
-            most = [int(self._counts[self._lengths <= length].max()) for length in lengths]
-            self._labels = {length: plans.round_up(m, 8) for length, m in zip(lengths, most, strict=True)}
+            bound = None if encoded.source else max_length
+            edges = plans.bucket_lengths(self._totals, buckets, max_length=bound)
+            self._shapes = {edge: self._shape_within(edge, max_length) for edge in edges}
+
+    def _shape_within(self, edge: int, max_length: int | None) -> Shape:
+        """What holds each of the examples whose tokens are at most `edge`, both sides of an encoder-decoder counted."""
+        among = self._totals <= edge
+        most = [plans.round_up(int(n[among].max()), 8) for n in (self._lengths, self._counts, self._sources)]
+        if max_length is not None:
+            most[0], most[2] = min(most[0], max_length), min(most[2], max_length)
+        return Shape(*most)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of all batches: (B, T, M) for lm, (B, T) for classification."""
-        return tuple((self._rows, t, m) if self._lm else (self._rows, t) for t, m in self._labels.items())
+        """(rows, tokens, labels, an encoder's tokens) of all batches."""
+        rows = self._rows * self._encoded.group
+        return tuple((rows, *shape) for shape in self._shapes.values())
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -96,66 +120,107 @@ class Loader(grain.IterDataset[Arrays]):
     @cached_property
     def fill(self) -> float:
         """Real tokens over slots in epoch 0."""
-        return plans.fill_rate(self.plan(0), self._lengths)
+        plan = self.plan(0)
+        examples = np.concatenate([row for batch in plan for row in batch.rows if row])
+        shapes = [self._shapes[batch.length] for batch in plan]
+        slots = sum(self._rows * (self._encoded.group * shape.length + shape.source) for shape in shapes)
+        ends = self._encoded.offsets
+        real = np.add.reduceat(np.diff(ends), np.arange(0, len(ends) - 1, self._encoded.group))
+        return float((real - (self._encoded.by == "next") + self._sources)[examples].sum()) / slots
 
     def plan(self, epoch: int) -> list[plans.Batch]:
         """The batches of an epoch, as indices into the encoded examples."""
         rng = np.random.default_rng([self._seed, epoch]) if self._shuffle else None
         order = np.arange(len(self._encoded)) if rng is None else rng.permutation(len(self._encoded))
         if not self._packed:
-            return plans.bucket_batches(self._lengths, tuple(self._labels), self._batch_size, order, self._window, rng)
-        [(length, capacity)] = self._labels.items()
-        rows = plans.pack_rows(self._lengths, length, order, labels=self._counts, max_labels=capacity)
+            return plans.bucket_batches(self._totals, tuple(self._shapes), self._batch_size, order, self._window, rng)
+        [shape] = self._shapes.values()
+        sizes = np.stack([self._lengths, self._counts, self._sources], 1)
+        rows = plans.pack_rows(sizes, shape, order)
         if rng is not None:  # rows opened last are emptier
             rows = [rows[i] for i in rng.permutation(len(rows))]
-        return plans.pack_batches(rows, length, self._rows)
+        return plans.pack_batches(rows, shape.length, self._rows)
 
     def assemble(self, planned: plans.Batch) -> Arrays:
         """The arrays of one planned batch."""
-        encoded, length, shape = self._encoded, planned.length, (len(planned.rows), planned.length)
+        encoded, shape = self._encoded, self._shapes[planned.length]
+        rows, group = len(planned.rows), encoded.group
         examples = np.asarray([example for row in planned.rows for example in row], np.int64)
         per_row = np.asarray([len(row) for row in planned.rows])
-        sizes = self._lengths[examples]
-        nth = _count_within(per_row)  # of each example in its row
-        row_of_example = np.repeat(np.arange(shape[0]), per_row)
-        within = _count_within(sizes)
-        row = np.repeat(row_of_example, sizes)
-        source = np.repeat(encoded.offsets[examples], sizes) + within
-        used = np.bincount(row, minlength=shape[0])
-        column = _count_within(used) + (length - used[row] if self._left else 0)
+        row_of_example = np.repeat(np.arange(rows), per_row)
 
-        def scatter(values: Any, filler: int = 0) -> np.ndarray:
-            out = np.full(shape, filler, np.int32)
-            out[row, column] = values
-            return out
+        if group == 1:
+            sequences, per_line = examples, per_row
+        else:  # a line a sequence; an example fills the `group` lines of its row
+            sequences = (examples[:, None] * group + np.arange(group)).ravel()
+            per_line = np.repeat(per_row, group)
+        laid = _Laid(encoded, sequences, per_line, shape.length, self._left, cut=encoded.by == "next")
+        batch = laid.inputs()
+        if group > 1:
+            batch = {name: x.reshape(rows, group, -1) for name, x in batch.items()}
+        if encoded.source:
+            source = _Laid(encoded.source, examples, per_row, shape.source, self._left)
+            batch |= {f"encoder_{name}": x for name, x in source.inputs().items()}
 
-        batch = {
-            "input_ids": scatter(encoded.tokens[source], encoded.pad_id),
-            "segment_ids": scatter(np.repeat(nth + 1, sizes)),
-            "position_ids": scatter(within),
-        }
-        if not self._packed:
-            batch["example"] = np.full(shape[0], -1, np.int32)
-            batch["example"][row_of_example] = encoded.rows[examples]
-        if not self._lm:
-            if encoded.token_type_ids is not None:
-                batch["token_type_ids"] = scatter(encoded.token_type_ids[source])
-            batch["labels"] = np.full(shape[0], IGNORED, np.int32)
-            batch["labels"][row_of_example] = encoded.labels[examples]
+        if self._by_token:
+            labels = encoded.labels[laid.index + (encoded.by == "next")]  # within the example
+            kept = labels != IGNORED
+            row = laid.row[kept]
+            place = row, _count_within(np.bincount(row, minlength=rows))
+            batch["label_positions"] = np.zeros((rows, shape.labels), np.int32)
+            batch["label_positions"][place] = laid.column[kept]
+            batch["labels"] = np.full_like(batch["label_positions"], IGNORED)
+            batch["labels"][place] = labels[kept]
+            batch["example"] = np.full_like(batch["labels"], -1)
+            batch["example"][place] = np.repeat(examples, laid.sizes)[kept]
             return batch
-        following = encoded.labels[source + 1]  # within the example, whose last token is no input
-        kept = following != IGNORED
-        label_row = row[kept]
-        label_column = _count_within(np.bincount(label_row, minlength=shape[0]))
-        batch["label_positions"] = np.zeros((shape[0], self._labels[length]), np.int32)
-        batch["label_positions"][label_row, label_column] = column[kept]
-        batch["labels"] = np.full_like(batch["label_positions"], IGNORED)
-        batch["labels"][label_row, label_column] = following[kept]
+        if not self._packed:
+            batch["example"] = np.full(rows, -1, np.int32)
+            batch["example"][row_of_example] = examples
+        if encoded.by == "row":
+            filler = IGNORED if encoded.labels.dtype == np.int32 else np.nan
+            batch["labels"] = np.full((rows, *encoded.labels.shape[1:]), filler, encoded.labels.dtype)
+            batch["labels"][row_of_example] = encoded.labels[examples]
         return batch
 
     def __iter__(self) -> grain.DatasetIterator[Arrays]:
         iterator = _Iterator(self, endless=self._shuffle)
         return ThreadPrefetchDatasetIterator(iterator, self._prefetch) if self._prefetch else iterator
+
+
+class _Laid:
+    """Sequences one after another on the lines of an array `[lines, length]`.
+
+    Attributes, one value a token: `row` and `column` where it goes, `index` where it comes from; `sizes` [n].
+    """
+
+    def __init__(
+        self, encoded: Encoded, sequences: np.ndarray, per_line: np.ndarray, length: int, left: bool, cut: bool = False
+    ):
+        starts = encoded.offsets[sequences]
+        self._encoded, self._shape = encoded, (len(per_line), length)
+        self.sizes = encoded.offsets[sequences + 1] - starts - cut
+        self._within = _count_within(self.sizes)
+        self._nth = np.repeat(_count_within(per_line), self.sizes)  # of each sequence on its line
+        self.row = np.repeat(np.repeat(np.arange(len(per_line)), per_line), self.sizes)
+        self.index = np.repeat(starts, self.sizes) + self._within
+        used = np.bincount(self.row, minlength=len(per_line))
+        self.column = _count_within(used) + (length - used[self.row] if left else 0)
+
+    def _scatter(self, values: Any, filler: int = 0) -> np.ndarray:
+        out = np.full(self._shape, filler, np.int32)
+        out[self.row, self.column] = values
+        return out
+
+    def inputs(self) -> Arrays:
+        """input_ids, segment_ids, position_ids and the extras, `[lines, length]` each."""
+        encoded = self._encoded
+        return {
+            "input_ids": self._scatter(encoded.tokens[self.index], encoded.pad_id),
+            "segment_ids": self._scatter(self._nth + 1),
+            "position_ids": self._scatter(self._within),
+            **{name: self._scatter(values[self.index]) for name, values in encoded.extras.items()},
+        }
 
 
 def _count_within(sizes: np.ndarray) -> np.ndarray:

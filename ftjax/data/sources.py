@@ -1,16 +1,21 @@
 """Rows from local files and from the Hugging Face hub, each knowing where it came from."""
 
+import bz2
 import csv
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from ftjax.data.bad import BadRows
 from ftjax.errors import UserError
 
+csv.field_size_limit(2**31 - 1)  # a field may be a whole document
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 SEPARATOR = "||"  # between the columns of a .txt line (Hu et al. 2021, the NLG data of LoRA)
 
@@ -26,22 +31,22 @@ class Row(dict[str, Any]):
         self.where = where
 
 
-def place(row: dict[str, Any]) -> str:
+def place(row: Mapping[str, Any]) -> str:
     """Where a row came from, for messages; rows made by hand have no place."""
     return getattr(row, "where", "a row")
 
 
 def suffix(path: str | Path) -> str:
-    """The format suffix of a path, looking through .gz: 'a.tsv.gz' -> '.tsv'."""
+    """The format suffix of a path, looking through .gz and .bz2: 'a.tsv.gz' -> '.tsv'."""
     path = Path(path)
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
 
 
-def read_text(path: str | Path) -> str:
-    """The whole text of a UTF-8 file, plain or .gz.
+def read_text(path: str | Path, encoding: str = "utf-8-sig") -> str:
+    """The whole text of a file, plain, .gz or .bz2; line ends as they are.
 
     Raises:
-        UserError: a missing, corrupt or non-UTF-8 file.
+        UserError: a missing or corrupt file, or one that is not in the encoding.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,48 +54,115 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: {kind}; give the path of an existing file")
     try:
         data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
+        data = PACKED[path.suffix](data) if path.suffix in PACKED else data
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); fetch or compress the file again") from None
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8; convert the file to UTF-8") from None
 
 
-def read_rows(path: str | Path, line_columns: Sequence[str] = ("context", "completion")) -> list[Row]:
-    """Reads .jsonl, .json (an array of objects), .csv, .tsv (with a header) or .txt, each optionally .gz.
+def read_json(path: str | Path) -> Any:
+    """The value of a .json file.
+
+    Raises:
+        UserError: as `read_text`, or what is there is not JSON.
+    """
+    return _parse(read_text(path), Path(path), 1)
+
+
+def _parse(text: str, path: Path, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{line + error.lineno - 1}: not JSON ({error.msg}); mend it") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise UserError(f"{path}:{line}: not JSON that can be read ({error}); mend it") from None
+
+
+def read_rows(
+    path: str | Path,
+    line_columns: Sequence[str] = ("context", "completion"),
+    bad: BadRows | None = None,
+    *,
+    header: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    tabbed: bool = False,
+) -> list[Row]:
+    """Reads .jsonl, .json (an array of objects), .csv, .tsv (with a header) or .txt, each optionally .gz or .bz2.
 
     Args:
         path: the file.
         line_columns: names of the `||`-separated columns of a .txt line, which has no header;
             with one name the whole line is the column. The last column keeps further separators.
+        bad: what happens to a row that cannot be read; the error by default.
+        header: the columns of a .csv or .tsv whose first line names none of `columns`, and so is a row already;
+            a last '...' allows fields beyond them, which are left out.
+        columns: names of which a header has at least one.
+        tabbed: a .csv or .txt whose first line has a tab is read as .tsv.
 
     Returns:
         The rows in the file's order; blank lines are skipped.
 
     Raises:
-        UserError: a missing or empty file, an unknown format, or a line that cannot be read.
+        UserError: a missing or empty file, an unknown format, no header, or a line that cannot be read.
     """
-    path = Path(path)
+    path, bad = Path(path), bad or BadRows()
     if path.is_file() and suffix(path) not in FORMATS:
         formats = ", ".join(FORMATS)
         raise UserError(f"{path}: unknown format '{suffix(path)}'; use one of {formats}, each optionally .gz")
-    stream = io.StringIO(read_text(path), newline="")  # the csv module wants line ends as they are
-    match suffix(path):
+    text, known, before = read_text(path), suffix(path), len(bad.messages)
+    if tabbed and known in (".csv", ".txt") and "\t" in text.partition("\n")[0]:
+        known = ".tsv"
+    match known:
         case ".jsonl":
-            rows = list(_jsonl(stream, path))
+            rows = list(_jsonl(text, path, bad))
         case ".json":
-            rows = list(_json(stream, path))
+            rows = list(_json(text, path, bad))
         case ".csv":
-            rows = list(_table(stream, path, delimiter=",", strict=True))
+            rows = list(_table(text, path, bad, header, columns, delimiter=",", strict=True))
         case ".tsv":  # GLUE's files hold bare quotes
-            rows = list(_table(stream, path, delimiter="\t", quoting=csv.QUOTE_NONE))
+            rows = list(_table(text, path, bad, header, columns, delimiter="\t", quoting=csv.QUOTE_NONE))
         case _:
-            rows = list(_lines(stream, path, line_columns))
+            rows = list(_lines(text, path, bad, line_columns))
     if not rows:
-        raise UserError(f"{path}: has no rows; give a file with at least one")
+        raise none_left(path, bad.messages[before:])
+    return rows
+
+
+def none_left(where: str | Path, messages: Sequence[str]) -> UserError:
+    """The error where no row is left: `messages` say what was wrong with those that were left out."""
+    if not messages:
+        return UserError(f"{where}: has no rows; give it at least one")
+    return UserError(f"{where}: all {len(messages)} rows are bad; the first: {messages[0]}")
+
+
+def read_parallel(paths: Mapping[str, str | Path], bad: BadRows) -> list[Row]:
+    """Rows of files whose lines belong together: column -> path. A row's place is the first file's line.
+
+    Raises:
+        UserError: files of different length, or an empty line.
+    """
+    lines = {column: read_text(path).split("\n") for column, path in paths.items()}
+    for found in lines.values():
+        if not found[-1]:
+            found.pop()
+    counts = {str(paths[column]): len(found) for column, found in lines.items()}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{path} has {count} lines" for path, count in counts.items())
+        raise UserError(f"{said}: they do not belong together; give files of which each line translates the other's")
+    rows, first, before = [], next(iter(paths.values())), len(bad.messages)
+    for number, values in enumerate(zip(*lines.values()), 1):
+        with bad:
+            row = Row({column: value.rstrip("\r") for column, value in zip(lines, values)}, f"{first}:{number}")
+            for column, value in row.items():
+                if not value.strip():
+                    raise UserError(f"{paths[column]}:{number}: an empty line; give every line a text")
+            rows.append(row)
+    if not rows:
+        raise none_left(first, bad.messages[before:])
     return rows
 
 
@@ -100,73 +172,85 @@ def _object(value: Any, where: str) -> Row:
     return Row(value, where)
 
 
-def _jsonl(stream: TextIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(stream, 1):
+def _jsonl(text: str, path: Path, bad: BadRows) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error.msg}); one object per line") from None
-            yield _object(value, f"{path}:{number}")
+            with bad:
+                yield _object(_parse(line, path, number), f"{path}:{number}")
 
 
-def _json(stream: TextIO, path: Path) -> Iterator[Row]:
-    try:
-        values = json.load(stream)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); write an array of objects") from None
+def _json(text: str, path: Path, bad: BadRows) -> Iterator[Row]:
+    values = _parse(text, path, 1)
     if not isinstance(values, list):
         raise UserError(f"{path}:1: not a JSON array; write an array of objects, or one per line in a .jsonl")
     for number, value in enumerate(values, 1):
-        yield _object(value, f"{path}:{number}")
+        with bad:
+            yield _object(value, f"{path}:{number}")
 
 
-def _table(stream: TextIO, path: Path, **dialect: Any) -> Iterator[Row]:
-    reader = csv.reader(stream, **dialect)
-    header: list[str] = []
+def _table(
+    text: str, path: Path, bad: BadRows, header: Sequence[str], columns: Sequence[str], **dialect: Any
+) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), **dialect)  # the csv module wants line ends as they are
+    names: list[str] = []
     line = 1  # a quoted field may span lines: a row is named by its first
-    try:
-        for fields in reader:
-            where, line = f"{path}:{line}", reader.line_num + 1
-            if not fields:
-                continue
-            if not header:
-                header = [name.strip() for name in fields]
-                if len(set(header)) < len(header):
-                    raise UserError(f"{where}: a column name appears twice in the header; rename one")
-                continue
-            if len(fields) != len(header):
-                columns = ", ".join(header)
-                raise UserError(f"{where}: {len(fields)} fields, not the header's {len(header)} ({columns})")
-            yield Row(dict(zip(header, fields, strict=True)), where)
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: cannot be read ({error}); mend the quoting of this row") from None
+    while True:
+        where, fields, wrong = f"{path}:{line}", [], None
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            wrong = UserError(f"{where}: cannot be read ({error}); mend the quoting of this row")
+            if not names or (reader.line_num > line and "end of data" in str(error)):  # a quote that is never closed
+                raise wrong from None
+        line = reader.line_num + 1
+        if fields is None:
+            return
+        if fields and not names:
+            names = [name.strip() for name in fields]
+            headless = header and not set(names) & set(columns)
+            names = list(header) if headless else names
+            if len(set(names)) < len(names):
+                raise UserError(f"{where}: a column name appears twice in the header; rename one")
+            fields = fields if headless else []
+        with bad:
+            if wrong:
+                raise wrong
+            if fields:
+                yield Row(dict(zip(names, _fitting(fields, names, where))), where)
 
 
-def _lines(stream: TextIO, path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(stream, 1):
+def _fitting(fields: list[str], names: list[str], where: str) -> list[str]:
+    more = names[-1] == "..."
+    if len(fields) == len(names) or (more and len(fields) >= len(names) - 1):
+        return fields[: len(names) - more]
+    raise UserError(f"{where}: {len(fields)} fields, not the header's {len(names)} ({', '.join(names)}); mend the row")
+
+
+def _lines(text: str, path: Path, bad: BadRows, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        fields = line.rstrip("\r\n").split(SEPARATOR, len(columns) - 1)
-        if len(fields) < len(columns):
-            raise UserError(f"{path}:{number}: {len(fields)} column(s); write '{SEPARATOR.join(columns)}'")
-        yield Row(dict(zip(columns, fields, strict=True)), f"{path}:{number}")
+        with bad:
+            fields = line.rstrip("\r").split(SEPARATOR, len(columns) - 1)
+            if len(fields) < len(columns):
+                raise UserError(f"{path}:{number}: {len(fields)} column(s); write '{SEPARATOR.join(columns)}'")
+            yield Row(dict(zip(columns, fields)), f"{path}:{number}")
 
 
 def find_split(directory: str | Path, split: str, names: Sequence[str]) -> Path:
-    """The first of `names` in `directory`, each also looked for with .gz.
+    """The first of `names` in `directory`, each also looked for with .gz and .bz2.
 
     Raises:
         UserError: there is none; the message names what was looked for and what is there.
     """
     directory = Path(directory)
     for name in names:
-        for candidate in (directory / name, directory / f"{name}.gz"):
+        for candidate in (directory / name, *(directory / f"{name}{packed}" for packed in PACKED)):
             if candidate.is_file():
                 return candidate
     there = sorted(p.name for p in directory.iterdir())
     shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-    wanted = " or ".join(names) if names else "a known file"
+    wanted = " or ".join(names[:4]) + (" or ..." if len(names) > 4 else "") if names else "a known file"
     raise UserError(
         f"{directory}: no {wanted} for the {split} split (there: {shown or 'nothing'}); set task.files.{split}"
     )
@@ -180,7 +264,7 @@ def is_hub_id(data: str) -> bool:
 
 
 def load_hub(data: str, split: str) -> list[Row]:
-    """One split of a hub data set, 'owner/name' or 'owner/name:configuration'.
+    """One split of a hub data set, 'owner/name' or 'owner/name:configuration'; classes by their names, not numbers.
 
     Raises:
         UserError: the data set or the split cannot be loaded, or the split is empty.
@@ -196,7 +280,21 @@ def load_hub(data: str, split: str) -> list[Row]:
             f"{data}: no such local path, and the hub gave no '{split}' split ({reason}); "
             "set task.data to a directory, a file or a hub id"
         ) from None
-    rows = [Row(dict(value), f"{data}[{split}]:{number}") for number, value in enumerate(table, 1)]
+    features = getattr(table, "features", None) or {}
+    rows = [
+        Row(
+            {column: _named(value, features.get(column)) for column, value in dict(values).items()},
+            f"{data}[{split}]:{number}",
+        )
+        for number, values in enumerate(table, 1)
+    ]
     if not rows:
         raise UserError(f"{data}[{split}]: has no rows; set task.files.{split}")
     return rows
+
+
+def _named(value: Any, feature: Any) -> Any:
+    if isinstance(value, list):
+        return [_named(one, getattr(feature, "feature", None)) for one in value]
+    names = getattr(feature, "names", None)
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value

@@ -214,6 +214,12 @@ def room(model: Transformer, adapters: Any, max_new_tokens: int, rows: int = 1) 
     return free if cfg.encoder is None else _positions(cfg.encoder)
 
 
+def most_new_tokens(model: Transformer, adapters: Any, prompt: int) -> int:
+    """How many tokens may follow a prompt of so many; fewer than one where there is no room."""
+    taken = shifted(model, {"params": {}, "adapters": adapters or {}}, 0)
+    return _positions(model.cfg) - taken - (prompt if model.cfg.encoder is None else 1)
+
+
 def _positions(cfg: Config) -> int:
     return sys.maxsize if cfg.positions == "t5" else cfg.max_positions  # relative ones go on
 

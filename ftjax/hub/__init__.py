@@ -171,3 +171,9 @@ def tokenizer(path_or_id: str | os.PathLike, vocab_size: int | None = None) -> A
     if vocab_size is not None and len(loaded) > vocab_size:
         raise UserError(f"{folder}: the tokenizer has {len(loaded)} ids, the model's vocab_size is {vocab_size}")
     return loaded
+
+
+def decoder_start(path_or_id: str | os.PathLike) -> int | None:
+    """The token that an encoder-decoder's decoder begins with, if its config.json names one."""
+    folder = files.resolve(path_or_id, weights=False)
+    return files.read_json(folder / "config.json").get("decoder_start_token_id")

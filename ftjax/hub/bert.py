@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018): names and options of its masked, classifying and bare forms."""
+"""BERT (Devlin et al. 2018): names and options of its heads and its bare form."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,23 +33,28 @@ def to_hf(cfg: Config) -> dict[str, Any]:
     return {"hidden_act": hf_activation(cfg.activation), "classifier_dropout": cfg.classifier_dropout}
 
 
+MASKED = {
+    **linear("transform/dense", "cls.predictions.transform.dense"),
+    **norm("transform/norm", "cls.predictions.transform.LayerNorm"),
+    "head/bias": Weight("cls.predictions.bias"),
+}
+TIED = {"head_bias": True, "tied_head": True}
+POOLED = {"pooler": "dense", "pooling": "first"}
+
 FAMILY = Family(
     model_type="bert",
     prefix="bert.",
     heads={
-        "mlm": Head(
-            ("BertForMaskedLM", "BertForPreTraining"),
-            {
-                **linear("transform/dense", "cls.predictions.transform.dense"),
-                **norm("transform/norm", "cls.predictions.transform.LayerNorm"),
-                "head/bias": Weight("cls.predictions.bias"),
-            },
-            {"head_bias": True, "tied_head": True},
+        "mlm": Head(("BertForMaskedLM",), MASKED, TIED),
+        "pretraining": Head(
+            ("BertForPreTraining",),
+            {**MASKED, **linear("pooler", "bert.pooler.dense"), **linear("classifier", "cls.seq_relationship")},
+            {**TIED, **POOLED, "classifier_dropout": 0.0},
         ),
         "classification": Head(
             ("BertForSequenceClassification",),
             {**linear("pooler", "bert.pooler.dense"), **linear("classifier", "classifier")},
-            {"pooler": "dense", "pooling": "first"},
+            POOLED,
         ),
         "tagging": Head(("BertForTokenClassification",), linear("classifier", "classifier")),
         "span": Head(("BertForQuestionAnswering",), linear("classifier", "qa_outputs"), {"classifier_dropout": 0.0}),
@@ -100,8 +105,7 @@ FAMILY = Family(
         **linear("layers/ffn/down", "encoder.layer.{i}.output.dense"),
         **norm("layers/ffn_norm", "encoder.layer.{i}.output.LayerNorm"),
     },
-    # The next-sentence head of the pre-training files is no part of any head here.
-    ignored=r"embeddings\.position_ids|cls\.seq_relationship\.(weight|bias)",
+    ignored=r"embeddings\.position_ids",
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",

@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {  # where several are merged, it is in this order:
 }
 ALONE = (({"prompt", "p_tuning"}, "both place virtual tokens"),
          ({"full", "head", "top_layers", "gradual"}, "both say which of the base's weights train"))  # fmt: skip
-TASK_HEAD = r"^params/(classifier|pooler|transform)/"
+TASK_HEAD = r"^params/(classifier|pair_classifier|pooler|transform)/"
 
 
 def get(name: str) -> Method:
@@ -117,7 +117,7 @@ def labels(method: Method, variables: Any, cfg: Any) -> Any:
       UserError: nothing trains.
     """
 
-    added = "classifier" in variables["params"]  # else the transform is that of the base's masked words
+    added = {"classifier", "pair_classifier"} & variables["params"].keys()  # else the transform is that of the base's masked words
 
     def mine(path: str, name: str) -> str:
         return "head" if added and re.match(TASK_HEAD, path) else name

@@ -16,6 +16,8 @@ from ftjax.nn.config import Config
 from ftjax.nn.core import ACTIVATIONS, Linear, Norm
 from ftjax.nn.hooks import Site, acting
 
+MASKED = ("mlm", "pretraining")  # heads of masked words
+
 
 class Transform(nn.Module):
     """BERT's transform before the masked-word logits: norm(act(x W + b)) (Devlin et al. 2018, appendix)."""
@@ -25,7 +27,7 @@ class Transform(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg = self.cfg
-        width = cfg.embed_width if cfg.head == "mlm" else cfg.hidden_size
+        width = cfg.embed_width if cfg.head in MASKED else cfg.hidden_size
         x = Linear(width, cfg.transform_bias, cfg.dtype, std=cfg.init_std, name="dense")(x)
         return Norm(cfg, name="norm")(ACTIVATIONS[cfg.activation](x))
 
@@ -47,31 +49,35 @@ class Transformer(Stack):
             self.encoder = Stack(cfg.encoder, own_tokens=False)
         linear = functools.partial(Linear, dtype=cfg.dtype, std=cfg.init_std)
         scores = functools.partial(linear, out_dtype=jnp.float32)
-        if cfg.head == "mlm" or cfg.pooler == "transform":
+        if cfg.head in MASKED or cfg.pooler == "transform":
             self.transform = Transform(cfg)
-        if cfg.head in ("lm", "mlm"):
+        if cfg.head in ("lm", *MASKED):
             self.head = scores(cfg.vocab_size, cfg.head_bias)
         if cfg.pooler == "dense":
             self.pooler = linear(cfg.hidden_size)
-        if cfg.head in ("rtd", "classification", "tagging", "span"):
+        if cfg.head in ("pretraining", "rtd", "classification", "tagging", "span"):
             self.classifier = scores(self.outputs, cfg.classifier_bias)
 
     @property
     def outputs(self) -> int:
-        """Scores of the classifier: one to be replaced or not, start and end of a span, or those of the classes."""
-        return {"rtd": 1, "span": 2}.get(self.cfg.head, self.cfg.num_classes)
+        """Scores of the classifier: one to be replaced or not, start and end of a span, whether the second text is the
+        next or not (`pretraining`), or those of the classes."""
+        return {"rtd": 1, "span": 2, "pretraining": 2}.get(self.cfg.head, self.cfg.num_classes)
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None, **inputs: Any) -> Output:
-        """One forward pass with logits; arguments as in `hidden`."""
+        """One forward pass with logits (of `pretraining`, the masked words'; `pool` and `classify` give the other's);
+        arguments as in `hidden`."""
         out: Any = self.hidden(input_ids, attention_mask, **inputs)
         training = inputs.get("training", False)
         if self.cfg.head == "none":
             return out
         if self.cfg.head in ("lm", "mlm"):
             return out.replace(logits=self.logits(out.last_hidden, training))
-        if self.cfg.head == "classification":
+        if self.cfg.head in ("classification", "pretraining"):
             segments = _segments(input_ids, attention_mask, inputs.get("segment_ids"))
-            return out.replace(logits=self.classify(self.pool(out.last_hidden, segments), training))
+            rows = self.classify(self.pool(out.last_hidden, segments), training)
+            words = self.cfg.head == "pretraining"
+            return out.replace(logits=self.logits(out.last_hidden, training) if words else rows)
         return out.replace(logits=self.classify(out.last_hidden, training))
 
     def hidden(
@@ -152,7 +158,7 @@ class Transformer(Stack):
     def logits(self, x: jax.Array, training: bool = False) -> jax.Array:
         """Vocabulary logits of hidden states: `[..., D]` -> `[..., V]`, fp32."""
         cfg = self.cfg
-        if cfg.head == "mlm":
+        if cfg.head in MASKED:
             x = self.transform(x)
         if cfg.head_scale != 1:
             x = x * jnp.asarray(cfg.head_scale, x.dtype)
@@ -161,11 +167,14 @@ class Transformer(Stack):
         return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
 
     def pool(self, hidden: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """One vector a row: the first or last real token's, or the mean of all: `[B, T, D]` -> `[B, D]`."""
+        """One vector a row: the first or last real token's, or the mean or maximum of all: `[B, T, D]` -> `[B, D]`."""
         real = segment_ids != 0
         if self.cfg.pooling == "mean":
             weight = real[..., None].astype(hidden.dtype)
             return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+        if self.cfg.pooling == "max":
+            most = jnp.where(real[..., None], hidden, jnp.finfo(hidden.dtype).min).max(1)
+            return jnp.where(real.any(1)[:, None], most, 0)
         t = real.shape[1]
         index = jnp.argmax(real, 1) if self.cfg.pooling == "first" else t - 1 - jnp.argmax(real[:, ::-1], 1)
         return jnp.take_along_axis(hidden, index[:, None, None], axis=1)[:, 0]

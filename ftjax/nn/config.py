@@ -83,7 +83,7 @@ class Config:
     final_dropout: float = 0.0  # after the final norm (T5)
     init_std: float = 0.02
 
-    head: Literal["lm", "mlm", "rtd", "classification", "tagging", "span", "none"] = "lm"
+    head: Literal["lm", "mlm", "pretraining", "rtd", "classification", "tagging", "span", "none"] = "lm"
     tied_head: bool = True
     head_bias: bool = False  # of the vocabulary logits
     head_scale: float = 1.0  # of the hidden states before a vocabulary head (T5 with a tied one)
@@ -92,7 +92,7 @@ class Config:
     num_classes: int = 0
     classifier_bias: bool = True
     classifier_dropout: float = 0.0
-    pooling: Literal["first", "last", "mean"] = "last"
+    pooling: Literal["first", "last", "mean", "max"] = "last"
     pooler: Literal["none", "dense", "transform"] = "none"  # before the classifier; or the masked head's
     pooler_activation: Literal["tanh", "gelu", "gelu_tanh", "silu", "relu"] = "tanh"
     pooler_dropout: float = 0.0  # before it

@@ -20,12 +20,12 @@ class Objective(NamedTuple):
     """What is minimised.
 
     loss: (variables, batch, key or None) -> Sums; a key means training (dropout on).
-    features, head_loss: where the loss sees the body through one vector a row only: (variables, batch) -> `[B, D]`,
-      and the loss from it: (variables, features, batch, key) -> Sums.
-    predict: (variables, batch) -> a class a row `[B]`, for classifiers.
+    outputs: (variables, batch) -> {name: `[B, ...]`}, from which a split is scored; None where the sums say it all.
+    features, head: where the loss sees the body through one vector a row only: (variables, batch) -> `[B, D]`, and the
+      objective on batches that hold these `features` in place of tokens.
     """
 
     loss: Callable[[Any, Mapping[str, jax.Array], jax.Array | None], Sums]
+    outputs: Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]] | None = None
     features: Callable[[Any, Mapping[str, jax.Array]], jax.Array] | None = None
-    head_loss: Callable[[Any, jax.Array, Mapping[str, jax.Array], jax.Array | None], Sums] | None = None
-    predict: Callable[[Any, Mapping[str, jax.Array]], jax.Array] | None = None
+    head: "Objective | None" = None

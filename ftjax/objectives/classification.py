@@ -1,6 +1,6 @@
 """Sequence classification from one pooled vector a row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,20 +24,20 @@ def classification(model: Transformer, *, label_smoothing: float = 0.0) -> Objec
         )  # fmt: skip
         return model.apply(variables, out.last_hidden, batch["segment_ids"], method="pool")
 
-    def head_loss(variables: Any, features: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
-        rngs = None if key is None else {"dropout": jax.random.fold_in(key, 1)}
-        logits = model.apply(variables, features, key is not None, method="classify", rngs=rngs)
-        labels = batch["labels"]
-        loss, nll = cross_entropy(logits, labels, label_smoothing)
-        weight = jnp.sum(labels != IGNORE).astype(jnp.float32)
-        correct = jnp.sum((logits.argmax(-1) == labels) & (labels != IGNORE)).astype(jnp.float32)
-        return Sums(loss.sum(), weight, {"nll": (nll.sum(), weight), "accuracy": (correct, weight)})
+    def on(vectors: Callable[[Any, Mapping[str, jax.Array], jax.Array | None], jax.Array]) -> Objective:
+        def loss(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+            rngs = None if key is None else {"dropout": jax.random.fold_in(key, 1)}
+            features, labels = vectors(variables, batch, key), batch["labels"]
+            logits = model.apply(variables, features, key is not None, method="classify", rngs=rngs)
+            total, nll = cross_entropy(logits, labels, label_smoothing)
+            weight = jnp.sum(labels != IGNORE).astype(jnp.float32)
+            correct = jnp.sum((logits.argmax(-1) == labels) & (labels != IGNORE)).astype(jnp.float32)
+            return Sums(total.sum(), weight, {"nll": (nll.sum(), weight), "accuracy": (correct, weight)})
 
-    return Objective(
-        loss=lambda variables, batch, key: head_loss(variables, pooled(variables, batch, key), batch, key),
-        features=lambda variables, batch: pooled(variables, batch, None),
-        head_loss=head_loss,
-        predict=lambda variables, batch: model.apply(
-            variables, pooled(variables, batch, None), method="classify"
-        ).argmax(-1),
-    )
+        def outputs(variables: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            return {"logits": model.apply(variables, vectors(variables, batch, None), method="classify")}
+
+        return Objective(loss, outputs)
+
+    features = lambda variables, batch: pooled(variables, batch, None)  # noqa: E731
+    return on(pooled)._replace(features=features, head=on(lambda variables, batch, key: batch["features"]))

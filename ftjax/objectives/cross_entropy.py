@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ftjax.objectives.base import IGNORE
 
 Tree = Any
-ChunkLoss = Callable[[Tree, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+ChunkLoss = Callable[..., tuple[jax.Array, Any]]
 
 
 def cross_entropy(
@@ -35,8 +35,11 @@ def cross_entropy(
     return jnp.where(real, loss, 0), jnp.where(real, nll, 0)
 
 
-def chunked(f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array, chunk: int) -> tuple[jax.Array, Any]:
-    """Sum over chunks of positions of `f(variables, hidden [B, m, D], labels [B, m], number) -> (loss, metric sums)`.
+def chunked(
+    f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array, chunk: int, *extras: Tree
+) -> tuple[jax.Array, Any]:
+    """Sum over chunks of positions of `f(variables, hidden [B, m, D], labels [B, m], number, *extras)`, which gives
+    (loss, metric sums).
 
     The loss is a scalar, so its gradient needs no cotangent: each chunk's is taken in the forward pass, while its
     logits are there, and only scaled in the backward pass. Against recomputing, that saves one product with the
@@ -45,16 +48,19 @@ def chunked(f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array,
     Args:
       hidden: `[B, M, D]`; labels: `[B, M]`, -100 ignored.
       chunk: positions (over the whole batch) whose logits exist at a time; `number` counts the chunks from 0.
+      extras: trees of `[B, M, ...]` that are cut in the same way (0 past the end), and not differentiated.
     """
     batch, length = labels.shape
     size = min(max(chunk // batch, 1), length)
     count = -(-length // size)
-    pad = count * size - length
-    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
-    labels = jnp.pad(labels, ((0, 0), (0, pad)), constant_values=IGNORE)
-    hidden = hidden.reshape(batch, count, size, -1).swapaxes(0, 1)
-    labels = labels.reshape(batch, count, size).swapaxes(0, 1)
-    return _sum_chunks(f, variables, hidden, labels)
+
+    def pieces(x: jax.Array, filler: int = 0) -> jax.Array:
+        pad = [(0, 0), (0, count * size - length), *[(0, 0)] * (x.ndim - 2)]
+        return jnp.pad(x, pad, constant_values=filler).reshape(batch, count, size, *x.shape[2:]).swapaxes(0, 1)
+
+    return _sum_chunks(
+        f, variables, pieces(hidden), (pieces(labels, IGNORE), jnp.arange(count), *jax.tree.map(pieces, extras))
+    )
 
 
 def _add(a: Tree, b: Tree) -> Tree:
@@ -77,22 +83,22 @@ def _scan_sum(step: Callable[[Any], tuple[Tree, Tree]], xs: Tree) -> tuple[Tree,
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum_chunks(f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-    return _scan_sum(lambda x: (f(variables, *x), ()), (hidden, labels, jnp.arange(len(labels))))[0]
+def _sum_chunks(f: ChunkLoss, variables: Tree, hidden: jax.Array, rest: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+    return _scan_sum(lambda x: (f(variables, *x), ()), (hidden, *rest))[0]
 
 
-def _forward(f: ChunkLoss, variables: Tree, hidden: Any, labels: Any) -> tuple[Any, Any]:
+def _forward(f: ChunkLoss, variables: Tree, hidden: Any, rest: Any) -> tuple[Any, Any]:
     train = jax.tree.map(lambda v: v.value if v.perturbed else None, variables)
     frozen = jax.tree.map(lambda v: None if v.perturbed else v.value, variables)
 
-    def loss(train: Tree, h: jax.Array, y: jax.Array, n: jax.Array) -> tuple[jax.Array, Any]:
-        return f(jax.tree.map(lambda a, b: b if a is None else a, train, frozen, is_leaf=lambda x: x is None), h, y, n)
+    def loss(train: Tree, *x: Any) -> tuple[jax.Array, Any]:
+        return f(jax.tree.map(lambda a, b: b if a is None else a, train, frozen, is_leaf=lambda x: x is None), *x)
 
-    def step(x: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Tree, jax.Array]:
+    def step(x: tuple[Any, ...]) -> tuple[Tree, jax.Array]:
         value, (d_train, d_hidden) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(train, *x)
         return (value, jax.tree.map(lambda g: g.astype(jnp.float32), d_train)), d_hidden
 
-    (value, d_train), d_hidden = _scan_sum(step, (hidden.value, labels.value, jnp.arange(len(labels.value))))
+    (value, d_train), d_hidden = _scan_sum(step, (hidden.value, *jax.tree.map(lambda x: x.value, rest)))
     like = jax.tree.map(lambda v: v.value if v.perturbed else None, variables)
     return value, (d_train, d_hidden, like)
 

@@ -27,7 +27,7 @@ def causal_lm(
     reduction: the mean over labelled tokens, or over examples of their sum (Li & Liang 2021).
     """
 
-    def loss(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
+    def hidden(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
         training = key is not None
         out = model.apply(
             variables,
@@ -39,13 +39,33 @@ def causal_lm(
             method="hidden",
             **{name: x for name, x in batch.items() if name.startswith("encoder_")},
         )
-        hidden = jnp.take_along_axis(out.last_hidden, batch["label_positions"][..., None], axis=1)
+        return jnp.take_along_axis(out.last_hidden, batch["label_positions"][..., None], axis=1)
+
+    def loss(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
         return vocabulary_loss(
-            model, variables, hidden, batch["labels"], key, label_smoothing, z_loss, chunk,
+            model, variables, hidden(variables, batch, key), batch["labels"], key, label_smoothing, z_loss, chunk,
             examples=jnp.max(batch["segment_ids"], 1).sum() if reduction == "sentence" else None,
         )  # fmt: skip
 
-    return Objective(loss)
+    def outputs(variables: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return vocabulary_outputs(model, variables, hidden(variables, batch, None), batch["labels"], chunk)
+
+    return Objective(loss, outputs)
+
+
+def vocabulary_outputs(
+    model: Transformer, variables: Any, hidden: jax.Array, labels: jax.Array, chunk: int
+) -> dict[str, jax.Array]:
+    """`nll` and `correct` (0 or 1), fp32 `[B, M]`, of hidden `[B, M, D]` and labels `[B, M]`; 0 where ignored."""
+
+    def one(at: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        h, y = at
+        logits = model.apply(variables, h, False, method="logits")
+        return {"nll": cross_entropy(logits, y)[1], "correct": ((logits.argmax(-1) == y) & (y != IGNORE)) * 1.0}
+
+    size = max(chunk // labels.shape[0], 1)  # positions whose logits are there at a time
+    found = jax.lax.map(one, (hidden.swapaxes(0, 1), labels.T), batch_size=size)
+    return {name: x.T for name, x in found.items()}
 
 
 def vocabulary_loss(

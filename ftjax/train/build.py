@@ -13,19 +13,19 @@ from jax.sharding import Mesh, NamedSharding
 
 from ftjax import hub, methods, tree
 from ftjax.data.around import Around, around, insert
-from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
-from ftjax.data.encoded import Encoded
+from ftjax.data.bad import BadRows
+from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.loader import Loader
 from ftjax.data.sources import place
-from ftjax.data.tasks import TASKS, Labelled, Task, Text
+from ftjax.data.tasks import TASKS
+from ftjax.data.tasks.task import Split, Task
 from ftjax.errors import UserError
+from ftjax.kinds import KINDS, Kind, Setting, require
 from ftjax.methods import Context, Method, Template, tokens
 from ftjax.models.transformer import Transformer, keys_values, shifted, sites
 from ftjax.nn.config import DROPOUTS
 from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
-from ftjax.objectives.classification import classification
-from ftjax.objectives.lm import causal_lm
 from ftjax.parallel.mesh import spec
 from ftjax.train.fields import Fields
 
@@ -35,10 +35,11 @@ Tree = Any
 class Data(NamedTuple):
     """One split."""
 
-    texts: list[Text] | list[Labelled]
+    examples: list[Any]
     encoded: Encoded
     loader: Loader
     batches: grain.IterDataset  # the loader, or what is derived from it
+    bad: BadRows
 
 
 class Parts(NamedTuple):
@@ -49,20 +50,33 @@ class Parts(NamedTuple):
     around: what the method puts around every text.
     """
 
-    task: Task
-    tokenizer: Any
-    model: Transformer
+    setting: Setting
+    kind: Kind
     method: Method
     objective: Objective
     variables: Tree
     labels: Tree
     around: Around | None
 
+    @property
+    def task(self) -> Task:
+        """Where the examples are from."""
+        return self.setting.task
 
-def require(field: str, value: Any, right: bool, wanted: str) -> None:
-    """UserError where a field's value is not right."""
-    if not right:
-        raise UserError(f"{field}={value!r}: give {wanted}")
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return self.setting.tokenizer
+
+    @property
+    def model(self) -> Transformer:
+        """With the head that the task needs."""
+        return self.setting.model
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that matter; the first chooses the best checkpoint."""
+        return self.kind.metrics or self.task.metrics
 
 
 def get_task(f: Fields) -> Task:
@@ -72,41 +86,56 @@ def get_task(f: Fields) -> Task:
     return TASKS[f.task.name]
 
 
+def get_kind(f: Fields, task: Task) -> Kind:
+    """The config's objective, the task's own where none is named."""
+    name = f.task.objective or task.objectives[0]
+    if name not in task.objectives:
+        raise UserError(f"task.objective={name!r}: task {f.task.name} can do {', '.join(task.objectives)}")
+    return KINDS[name]
+
+
+def read_examples(f: Any, task: Task, split: Split, eos: str) -> tuple[list[Any], list[str], BadRows]:
+    """The examples of a split, where each is from, and what became of bad rows."""
+    bad = BadRows(f.data.on_bad_row)
+    examples, where = [], []
+    for row in task.load(f.task, split, bad):
+        with bad:
+            examples.append(task.example(row, eos))
+            where.append(place(row))
+    return examples, where, bad
+
+
 def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
-    """Rows, texts, token ids and batches of one split.
+    """Rows, examples, token ids and batches of one split.
 
     Raises:
       UserError: as `ftjax.data` says; an empty split after dropping.
     """
-    cfg, data, task, tokenizer = f.task, f.data, parts.task, parts.tokenizer
+    cfg, data, kind = f.task, f.data, parts.kind
     size, name = (f.batch_size, "batch_size") if training else (f.eval_batch_size, "eval_batch_size")
     require(name, size, size >= 1, "1 or more")
     require("task.eval_split", split, split in ("train", "validation", "test"), "train, validation or test")
     require("seed", f.seed, f.seed >= 0, "0 or more")
-    rows = task.load(cfg, split)  # type: ignore[arg-type]
-    eos = tokenizer.eos_token or ""
-    texts: list[Any] = [task.example(row, eos) for row in rows]
-    where = [place(row) for row in rows]
-    if task.chunked:
-        encoded = encode_text_chunks(texts, tokenizer, cfg.max_length)
-    elif task.objective == "lm":
-        encoded = encode_lm(texts, tokenizer, cfg.max_length, data.overlong, where)
-    else:
-        encoded = encode_classification(texts, tokenizer, cfg.max_length, task.classes(cfg) or (), data.overlong, where)
+    examples, where, bad = read_examples(f, parts.task, split, parts.tokenizer.eos_token or "")  # type: ignore[arg-type]
+    for example, place_of in zip(examples, where):
+        if not isinstance(example, kind.accepts):
+            raise UserError(f"{place_of}: this objective takes no {type(example).__name__} examples")
+    out = Collector(cfg.max_length, data.overlong, where, bad)
+    encoded = kind.encode(parts.setting, examples, out, training)
     if parts.around:
-        encoded = insert(encoded, parts.around, task.chunked)
+        encoded = insert(encoded, parts.around, parts.task.chunked)
     layout = data.layout
     if layout == "auto":
-        layout = "packed" if task.objective == "lm" else "buckets"
+        layout = "packed" if kind.packs else "buckets"
     require("data.pad_side", data.pad_side, data.pad_side in ("left", "right"), "left or right")
-    if layout not in ("packed", "buckets") or (layout == "packed" and task.objective != "lm"):
-        raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, for language modelling, packed")
+    if layout not in ("packed", "buckets") or (layout == "packed" and not kind.packs):
+        raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, where labels belong to tokens, packed")
     loader = Loader(
         encoded, layout, size, f.seed, training,
         max_length=cfg.max_length + (parts.around.size if parts.around else 0), pad_side=data.pad_side, window=50,
         **({"buckets": data.buckets} if layout == "buckets" else {}),
     )  # fmt: skip
-    return Data(texts, encoded, loader, loader)
+    return Data(examples, encoded, loader, loader, bad)
 
 
 def build(
@@ -122,14 +151,19 @@ def build(
       UserError: a model that does not do the task, and whatever the model's files and the method find wrong.
     """
     task, method, cfg = get_task(f), methods.get(f.method.name), f.model
-    model, params = load_model(f, task, mesh)
+    kind, classes = get_kind(f, task), task.classes(f.task)
+    model, params = load_model(f, kind, classes, mesh)
+    tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
+    start = None if model.cfg.encoder is None else hub.decoder_start(cfg.path)
+    demonstrations = lambda: read_examples(f, task, "train", tokenizer.eos_token or "")[0]  # noqa: E731
+    setting = Setting(f, task, tokenizer, model, classes, start, demonstrations)
+    params = kind.params(setting, params, jax.random.fold_in(jax.random.key(f.seed), 2))
     dtypes = jax.tree.map(lambda x: x.dtype, params)
     params = jax.tree.map(lambda x, dtype: x.astype(dtype), trained(params, model.cfg.rows), dtypes)
-    tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
     context = Context(
         model.cfg, params, sites(model), partial(keys_values, model, params),
         encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
-        unknown=tokenizer.unk_token_id, classes=task.classes(f.task) or (),
+        unknown=tokenizer.unk_token_id, classes=classes,
     )  # fmt: skip
     adapters = method.init(context, f.method, jax.random.fold_in(jax.random.key(f.seed), 1))
     pieces = _around(method.template(f.method, model.cfg), context, tokenizer)
@@ -138,18 +172,7 @@ def build(
     params = {**params, "layers": cut(params["layers"], rows, method.cuts(f.method, rows))}
     variables = {"params": params, "adapters": adapters}
     labels = methods.labels(method, variables, f.method)
-    loss = f.loss
-    require("loss.label_smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "0 up to below 1")
-    if task.objective == "lm":
-        require("loss.z_loss", loss.z_loss, loss.z_loss >= 0, "0 or more")
-        require("loss.chunk", loss.chunk, loss.chunk >= 1, "1 or more")
-        require("loss.reduction", loss.reduction, loss.reduction in ("token", "sentence"), "token or sentence")
-        objective = causal_lm(
-            model, label_smoothing=loss.label_smoothing, z_loss=loss.z_loss, reduction=loss.reduction, chunk=loss.chunk
-        )
-    else:
-        objective = classification(model, label_smoothing=loss.label_smoothing)
-    return Parts(task, tokenizer, model, method, with_expand(objective, method), variables, labels, pieces)
+    return Parts(setting, kind, method, with_expand(kind.objective(setting), method), variables, labels, pieces)
 
 
 def _around(template: Template | None, context: Context, tokenizer: Any) -> Around | None:
@@ -174,17 +197,17 @@ def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -
         )
 
 
-def load_model(f: Fields, task: Task, mesh: Mesh | None = None) -> tuple[Transformer, Tree]:
+def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | None = None) -> tuple[Transformer, Tree]:
     """The config's model with the head of the task, its parameters read to where they live on a mesh.
 
     Raises:
-      UserError: a dropout outside [0, 1), an encoder-decoder, or as `hub.load`.
+      UserError: a dropout outside [0, 1), or as `hub.load`.
     """
     cfg = f.model
     options: dict[str, Any] = dict(dtype=_dtype("param_dtype", cfg.param_dtype), seed=f.seed, remat=cfg.remat)
     options["compute_dtype"] = _dtype("dtype", cfg.dtype)
     options["attention"] = cfg.attention  # `hub.load` refuses a name that is none
-    if f.data.layout == "buckets" or task.objective != "lm":  # a row is one example
+    if f.data.layout == "buckets" or not kind.packs:  # a row is one example
         options["max_segments"] = int(f.data.pad_side == "left")
     if mesh is not None and mesh.size > 1:
         options["sharding"] = lambda path, shape: NamedSharding(mesh, spec(f"params/{path}", shape, mesh))
@@ -194,16 +217,7 @@ def load_model(f: Fields, task: Task, mesh: Mesh | None = None) -> tuple[Transfo
         options |= dict.fromkeys(
             ("embed_dropout", "attention_dropout", "hidden_dropout", "classifier_dropout"), cfg.dropout
         )
-    if task.objective == "classification":
-        options |= dict(head="classification", num_classes=len(task.classes(f.task) or ()))
-        if cfg.pooling is not None:
-            require("model.pooling", cfg.pooling, cfg.pooling in ("first", "last", "mean"), "first, last or mean")
-            options["pooling"] = cfg.pooling
-    else:
-        options["head"] = "lm"
-    model, params = hub.load(cfg.path, **options)
-    if model.cfg.encoder is not None:
-        raise UserError(f"model.path={cfg.path} is an encoder-decoder, which no task here has data for; take another")
+    model, params = hub.load(cfg.path, **options, **kind.head(f, classes))
     if cfg.dropout is not None:  # where the model has some
         rates = [name for name in ("pooler_dropout", "ffn_dropout", "final_dropout") if getattr(model.cfg, name)]
         model = model.clone(cfg=model.cfg.replace(**dict.fromkeys(rates, cfg.dropout)))
@@ -227,7 +241,8 @@ def with_expand(objective: Objective, method: Method) -> Objective:
     def of(f: Any) -> Any:
         return f and (lambda variables, *rest: f(site_form(variables), *rest))
 
-    return Objective(*(of(f) for f in objective))
+    head = objective.head and with_expand(objective.head, method)
+    return Objective(of(objective.loss), of(objective.outputs), of(objective.features), head)
 
 
 def features_are_fixed(parts: Parts) -> bool:

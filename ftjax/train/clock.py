@@ -21,8 +21,13 @@ class Clock:
     def count(self, batch: Mapping[str, np.ndarray], mean_length: float, flops: float) -> None:
         """Adds a host batch and its work; where it holds no tokens (features), its examples at their mean length."""
         segments = batch.get("segment_ids")
-        examples = int((batch["example"] >= 0).sum()) if "example" in batch else int(segments.max(1).sum())  # type: ignore[union-attr]
-        tokens = round(examples * mean_length) if segments is None else int((segments != 0).sum())
+        if segments is None:
+            examples = int((batch["example"] >= 0).sum())
+            tokens = round(examples * mean_length)
+        else:
+            of_first = segments if segments.ndim == 2 else segments[:, 0]  # of a group of sequences
+            examples = int(of_first.max(1).sum())
+            tokens = int((segments != 0).sum()) + int((batch.get("encoder_segment_ids", np.zeros(0)) != 0).sum())
         self._window = (self._window[0] + examples, self._window[1] + tokens)
         self.flops += flops
 

@@ -1,31 +1,24 @@
-"""Evaluation of a split: sums over batches, and generated text where the task asks for it."""
+"""Evaluation of a split: what the model gives for each example, scored by the task's kind."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ftjax import metrics, tree
-from ftjax.data.encoded import IGNORED
+from ftjax import tree
+from ftjax.data.encoded import IGNORED, Encoded
 from ftjax.decode.batches import generate_batches
-from ftjax.decode.generate import room
+from ftjax.decode.generate import most_new_tokens
 from ftjax.errors import UserError
-from ftjax.objectives.base import Sums
+from ftjax.kinds.base import Found, Write
+from ftjax.metrics import WRITTEN, Measure, measure
 from ftjax.parallel.mesh import make_mesh, pad_rows, place, place_batch, rows_multiple
 from ftjax.train.build import Data, Parts, load_data
 
 Tree = Any
-
-
-class Sample(NamedTuple):
-    """One generated answer beside its reference."""
-
-    prompt: str
-    prediction: str
-    reference: str
+Rows = list[dict[str, Any]]
 
 
 def device_batches(batches: Iterable[dict], mesh: Mesh, micro_batches: int = 1) -> Iterator[tuple[dict, dict]]:
@@ -34,60 +27,27 @@ def device_batches(batches: Iterable[dict], mesh: Mesh, micro_batches: int = 1) 
         yield batch, place_batch(pad_rows(batch, rows_multiple(mesh) * micro_batches), mesh)
 
 
-def sum_batches(loss: Callable[..., Sums], train: Tree, frozen: Tree, batches: Iterable[dict]) -> dict[str, float]:
-    """Mean loss, and each metric's mean, over all device batches."""
-    total: Sums | None = None
-    for batch in batches:
-        sums = loss(train, frozen, batch)
-        total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
-    if total is None:
-        raise UserError("the evaluation split is empty")
-    result = {"loss": float(total.loss / total.weight)}
-    return result | {name: float(value / weight) for name, (value, weight) in total.metrics.items()}
+def gather(found: list[tuple[np.ndarray, dict[str, np.ndarray]]], n: int) -> Found:
+    """Outputs by encoded example, of `n`, from (whose they are, outputs) of batches.
 
-
-def answers(
-    parts: Parts, data: Data, variables: Tree, *, max_new_tokens: int, examples: int | None, batch_size: int
-) -> list[Sample]:
-    """Greedy answers to the first `examples` prompts (None: all), by the cached loop.
-
-    The prompt is the encoded example up to its first labelled token: what training saw.
+    Whose is `[B]`, one output a row, or `[B, M]`, of labelled slots: an example's are together, in order.
     """
-    encoded = data.encoded
-    count = len(encoded) if examples is None else min(len(encoded), examples)
-    prompts, texts = [], []
-    for i in range(count):
-        example = encoded[i]
-        prompts.append(example.tokens[: int(np.argmax(example.labels != IGNORED))].tolist())
-        texts.append(data.texts[encoded.rows[i]])
-    tokenizer = parts.tokenizer
-    eos = tokenizer.eos_token_id
-    adapters = parts.method.expand(variables["adapters"], variables["params"])
-    new = generate_batches(
-        parts.model, variables["params"], prompts, adapters=adapters, batch_size=min(batch_size, count),
-        max_new_tokens=max_new_tokens, eos_token_id=eos,
-    )  # fmt: skip
-    ended = tokenizer.eos_token or ""
-    return [
-        Sample(text.prompt, tokenizer.decode(tokens, skip_special_tokens=True), text.completion.removesuffix(ended))
-        for text, tokens in zip(texts, new)
-    ]
-
-
-def new_tokens(data: Data, wanted: int | None, positions: int) -> int:
-    """How many tokens to generate: as asked, or as the longest reference has and the model's positions leave room for.
-
-    Raises:
-      UserError: more than there is room for.
-    """
-    encoded = data.encoded
-    longest = max(int(np.argmax(encoded[i].labels != IGNORED)) for i in range(len(encoded)))
-    left = positions - longest
-    if wanted is None:
-        return max(min(int(encoded.label_counts.max()), left), 1)
-    if not 1 <= wanted <= left:
-        raise UserError(f"generate.max_new_tokens={wanted}: the longest prompt leaves {left} of {positions} positions")
-    return wanted
+    order = np.concatenate([whose.ravel() for whose, _ in found])
+    real = np.flatnonzero(order >= 0)
+    real = real[np.argsort(order[real], kind="stable")]
+    ends = np.cumsum(np.bincount(order[real], minlength=n))[:-1]
+    by_slot = found[0][0].ndim == 2
+    result = {}
+    for name in found[0][1]:
+        if by_slot:
+            flat = np.concatenate([outputs[name][: len(whose)].reshape(whose.size, -1) for whose, outputs in found])[
+                real
+            ]
+            result[name] = np.split(flat.reshape(len(real), *found[0][1][name].shape[2:]), ends)
+        else:  # batches may differ in their shape
+            rows = [x for whose, outputs in found for x in outputs[name][: len(whose)]]
+            result[name] = [rows[i] for i in real]
+    return result
 
 
 class Evaluator:
@@ -95,75 +55,92 @@ class Evaluator:
 
     def __init__(self, parts: Parts, data: Data, mesh: Mesh, f: Any):
         self._parts, self._data, self._mesh = parts, data, mesh
-        self._generates = "exact_match" in parts.task.metrics
-        self._can_sample = parts.task.objective == "lm" and not parts.task.chunked
-        if self._can_sample:
-            self._examples = f.generate.examples if self._generates else None
-            if self._examples is not None and self._examples < 1:
-                raise UserError(f"generate.examples={self._examples}: the exact match needs at least one")
-            site_form = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
-            self._max_new = new_tokens(data, f.generate.max_new_tokens, room(parts.model, site_form, 0))
+        self._writes = parts.kind.writes and not parts.task.chunked
+        self._scores_text = self._writes and any(name in WRITTEN for name in parts.metrics)
+        if self._writes:
+            self._limit = f.generate.examples if self._scores_text else 0
+            if self._scores_text and self._limit is not None and self._limit < 1:
+                raise UserError(f"generate.examples={self._limit}: the metrics of text need at least one")
+            self._max_new = new_tokens(parts, data.encoded, f.generate.max_new_tokens)
             self._batch_size = f.eval_batch_size
-        self.loss = jax.jit(lambda train, frozen, batch: parts.objective.loss(tree.join(train, frozen), batch, None))
+        objective, whole = parts.objective, NamedSharding(mesh, PartitionSpec())
+        if objective.outputs is not None:
+            self._run = jax.jit(
+                lambda train, frozen, batch: objective.outputs(tree.join(train, frozen), batch),  # type: ignore[misc]
+                out_shardings=whole,
+            )
+        else:
+            self._run = jax.jit(
+                lambda train, frozen, batch: objective.loss(tree.join(train, frozen), batch, None), out_shardings=whole
+            )
 
-    def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, float], list[Sample]]:
-        """(metrics, generated samples): all the samples that a generated metric needs, else `samples` of them."""
-        batches = (batch for _, batch in device_batches(self._data.batches, self._mesh))
-        result = sum_batches(self.loss, train, frozen, batches)
-        if "perplexity" in self._parts.task.metrics:
-            result["perplexity"] = math.exp(min(result["nll"], 700.0))
-        wanted = self._examples if self._can_sample and self._generates else samples
-        if not self._can_sample or wanted == 0:
-            return result, []
-        texts = answers(
-            self._parts, self._data, tree.join(train, frozen), max_new_tokens=self._max_new,
-            examples=wanted, batch_size=self._batch_size,
+    def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, Measure], Rows]:
+        """(metrics, rows): all the answers that a metric needs, else `samples` of them."""
+        pairs = [
+            (host, jax.tree.map(np.asarray, self._run(train, frozen, batch)))
+            for host, batch in device_batches(self._data.batches, self._mesh)
+        ]
+        if not pairs:
+            raise UserError("the evaluation split is empty")
+        kind, encoded = self._parts.kind, self._data.encoded
+        if kind.score is None:
+            sums = [sums for _, sums in pairs]
+            totals = {"loss": [(s.loss, s.weight) for s in sums]}
+            totals |= {name: [s.metrics[name] for s in sums] for name in sums[0].metrics}
+            return {name: measure("loss", *zip(*values)) for name, values in totals.items()}, []
+        limit = 0
+        if self._writes:
+            limit = self._limit if self._scores_text else samples
+        variables = tree.join(train, frozen)
+        write = Write(lambda examples: self._answers(variables, examples), limit)
+        found = gather([(host["example"], outputs) for host, outputs in pairs], len(encoded))
+        return kind.score(self._parts.setting, self._data.examples, encoded, found, write)
+
+    def _answers(self, variables: Tree, examples: Sequence[int]) -> list[str]:
+        """Greedy answers by the cached loop, to what training saw before the first labelled token."""
+        parts, encoded = self._parts, self._data.encoded
+        new = generate_batches(
+            parts.model, variables["params"], [prompt_of(encoded, i) for i in examples],
+            adapters=parts.method.expand(variables["adapters"], variables["params"]),
+            batch_size=min(self._batch_size, len(examples)), max_new_tokens=self._max_new,
+            eos_token_id=parts.tokenizer.eos_token_id,
+            **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
         )  # fmt: skip
-        if self._generates:
-            hits = metrics.exact_match([s.prediction for s in texts], [s.reference for s in texts])
-            result["exact_match"] = float(np.mean(hits))
-        return result, texts
+        return [parts.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in new]
 
 
-def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """({metric: value, and `<metric>_interval`: [low, high] by bootstrap}, per-example rows) of one split.
+def prompt_of(encoded: Encoded, index: int) -> list[int]:
+    """What an example asks: its tokens up to the first label, or what the encoder reads."""
+    if encoded.source is not None:
+        return encoded.source[index].tokens.tolist()
+    example = encoded[index]
+    return example.tokens[: int(np.argmax(example.labels != IGNORED))].tolist()
 
-    A row has `text` or `prompt`, `prediction`, `reference`, and `correct`.
+
+def new_tokens(parts: Parts, encoded: Encoded, wanted: int | None) -> int:
+    """How many tokens to generate: as asked, or as the longest reference has and the model's positions leave room for.
+
+    Raises:
+      UserError: more than there is room for.
     """
+    adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
+    longest = max(len(prompt_of(encoded, i)) for i in range(len(encoded)))
+    left = most_new_tokens(parts.model, adapters, longest)
+    if wanted is None:
+        return max(min(int(encoded.label_counts.max()), left), 1)
+    if not 1 <= wanted <= left:
+        raise UserError(f"generate.max_new_tokens={wanted}: the longest prompt leaves room for {left}")
+    return wanted
+
+
+def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], Rows]:
+    """({metric: value, and `<metric>_interval`: [low, high] by bootstrap}, per-example rows) of one split."""
     mesh = make_mesh(f.mesh)
     with jax.set_mesh(mesh):
-        return _evaluate_split(f, parts, split, mesh)
-
-
-def _evaluate_split(f: Any, parts: Parts, split: str, mesh: Mesh) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    data = load_data(f, parts, split, training=False)
-    train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
-    found, samples = Evaluator(parts, data, mesh, f)(train, frozen)
-    result: dict[str, Any] = {"split": split, "examples": len(data.encoded), "dropped": data.encoded.dropped, **found}
-    if parts.objective.predict is None:
-        rows: list[dict[str, Any]] = [
-            {**s._asdict(), "correct": hit}
-            for s, hit in zip(
-                samples, metrics.exact_match([s.prediction for s in samples], [s.reference for s in samples])
-            )
-        ]
-        name = "exact_match"
-    else:
-        rows, name = (
-            _classified(parts, data, mesh, tree.join(train, frozen), parts.task.classes(f.task) or ()),
-            "accuracy",
-        )
-    if rows:
-        result[f"{name}_interval"] = list(metrics.bootstrap([row["correct"] for row in rows]))
-    return result, rows
-
-
-def _classified(parts: Parts, data: Data, mesh: Mesh, variables: Tree, classes: Sequence[str]) -> list[dict[str, Any]]:
-    predict, found = jax.jit(cast(Any, parts.objective.predict)), {}
-    for host, batch in device_batches(data.loader, mesh):
-        for i, guess, label in zip(host["example"], np.asarray(predict(variables, batch)), host["labels"]):
-            if i >= 0:
-                text: Any = data.texts[i]
-                found[int(i)] = {"text": text.text, "prediction": classes[guess], "reference": classes[label],
-                                 "correct": float(guess == label)}  # fmt: skip
-    return [found[i] for i in sorted(found)]
+        data = load_data(f, parts, split, training=False)
+        train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
+        measures, rows = Evaluator(parts, data, mesh, f)(train, frozen)
+    counts = {"split": split, "examples": len(data.encoded), "dropped": data.encoded.dropped}
+    values = {name: found.value for name, found in measures.items()}
+    intervals = {f"{name}_interval": x for name, found in measures.items() if (x := found.interval())}
+    return counts | values | intervals, rows

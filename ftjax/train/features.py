@@ -8,16 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ftjax.data.loader import Loader
-from ftjax.objectives.base import Objective
 from ftjax.parallel.mesh import pad_rows, place_batch, rows_multiple
 from ftjax.train.build import Data, Parts
-
-
-def from_features(objective: Objective) -> Objective:
-    """The objective on batches that hold `features` `[B, D]` in place of tokens."""
-    head_loss = objective.head_loss
-    assert head_loss is not None
-    return Objective(lambda variables, batch, key: head_loss(variables, batch["features"], batch, key))
 
 
 def with_features(parts: Parts, data: Data, variables: Any, mesh: Mesh) -> Data:
@@ -28,7 +20,7 @@ def with_features(parts: Parts, data: Data, variables: Any, mesh: Mesh) -> Data:
     order = Loader(
         data.encoded, "buckets", 64, shuffle=False, window=50, max_length=max(s[1] for s in data.loader.shapes)
     )
-    table = np.zeros((len(data.texts), parts.model.cfg.hidden_size), np.float32)
+    table = np.zeros((len(data.encoded), parts.model.cfg.hidden_size), np.float32)
     for batch in order:
         rows = len(batch["example"])
         out = np.asarray(body(variables, place_batch(pad_rows(batch, rows_multiple(mesh)), mesh)))[:rows]
@@ -45,4 +37,5 @@ def with_features(parts: Parts, data: Data, variables: Any, mesh: Mesh) -> Data:
 def trained_from_features(parts: Parts, splits: list[Data], variables: Any, mesh: Mesh) -> tuple[Parts, list[Data]]:
     """Parts and splits with tokens replaced by features."""
     splits = [with_features(parts, data, variables, mesh) for data in splits]
-    return parts._replace(objective=from_features(parts.objective)), splits
+    assert parts.objective.head is not None
+    return parts._replace(objective=parts.objective.head), splits

@@ -19,8 +19,10 @@ from ml_collections import ConfigDict
 from ftjax import tree
 from ftjax.errors import RunError, UserError
 from ftjax.files import write_json
+from ftjax.kinds import require
+from ftjax.metrics import METRICS
 from ftjax.parallel.mesh import make_mesh, place, shardings
-from ftjax.train.build import features_are_fixed, load_data, require
+from ftjax.train.build import features_are_fixed, load_data
 from ftjax.train.checkpoint import Checkpoints, claim
 from ftjax.train.clock import Clock
 from ftjax.train.compiled import Compiled
@@ -112,7 +114,7 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
     # Steps.
     key, clock, window = jax.random.key(f.seed), Clock(progress["clock"]), []
     mean_length = float(data.encoded.lengths.mean())
-    metric, direction = parts.task.main_metric
+    metric = parts.metrics[0]
     stream = device_batches(batches, mesh, f.micro_batches)
     final = progress.get("metrics", {})
     clock.start(step.seconds)
@@ -149,12 +151,13 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
                 f" {workdir}/checkpoints; lower optimizer.learning_rate"
             )
         if evaluates:
-            final, samples = evaluator(state["train"], frozen, SAMPLES)
+            scored, samples = evaluator(state["train"], frozen, SAMPLES)
+            final = {name: found.value for name, found in scored.items()}
             log.write(n, {f"eval/{name}": value for name, value in final.items()})
             log.say(f"step {n}: " + ", ".join(f"{name} {value:.4g}" for name, value in final.items()))
             with (workdir / "samples.jsonl").open("a") as file:
-                file.writelines(json.dumps({"step": n, **s._asdict()}) + "\n" for s in samples[:SAMPLES])
-            better = improves(final[metric], progress["best"], direction)
+                file.writelines(json.dumps({"step": n, **sample}) + "\n" for sample in samples[:SAMPLES])
+            better = improves(final[metric], progress["best"], metric)
             progress |= {"step": n, "data": batches.get_state(), "clock": clock.totals, "metrics": final}
             progress |= {"since_best": 0 if better else progress["since_best"] + 1}
             progress |= {"best": final[metric], "best_step": n} if better else {}
@@ -193,18 +196,20 @@ def mean_of(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def batch_shape(batch: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-    """(B, T) or, with labelled positions, (B, T, M) of a host batch; T is 0 where features stand for tokens."""
+    """(rows, tokens, labelled positions, an encoder's tokens) of a host batch; no tokens where it holds features."""
     if "input_ids" not in batch:
         return len(batch["labels"]), 0
-    scored = batch["label_positions"].shape[1:] if "label_positions" in batch else ()
-    return *batch["input_ids"].shape, *scored
+    ids = batch["input_ids"]
+    scored = batch["label_positions"].shape[1] if "label_positions" in batch else 0
+    source = batch["encoder_input_ids"].shape[1] if "encoder_input_ids" in batch else 0
+    return math.prod(ids.shape[:-1]), ids.shape[-1], scored, source
 
 
-def improves(value: float, best: float | None, direction: str) -> bool:
+def improves(value: float, best: float | None, metric: str) -> bool:
     """Whether a metric beats the best one so far; a NaN never does."""
     if math.isnan(value):
         return False
-    return best is None or (value > best if direction == "max" else value < best)
+    return best is None or (value < best if METRICS[metric].better == "lower" else value > best)
 
 
 def config_hash(config: ConfigDict) -> str:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
-from ftjax.data.encoded import IGNORED
+from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.tasks.task import Labelled, Text
 from ftjax.errors import UserError
 
@@ -17,7 +17,7 @@ def test_labels_are_the_completion_by_offsets(decoder, decoder_bos, pairs):
         eos = tokenizer.eos_token
         # A special token at the prompt's end keeps words from spanning it, whatever the texts.
         texts = [Text(prompt + eos, completion + eos) for prompt, completion in pairs]
-        encoded = encode_lm(texts, tokenizer, 100)
+        encoded = encode_lm(texts, tokenizer, Collector(100))
         for i, text in enumerate(texts):
             tokens, labels = encoded[i]
             assert tokenizer.decode(tokens[labels == IGNORED]) == (tokenizer.bos_token or "") + text.prompt
@@ -30,19 +30,19 @@ def test_labels_are_the_completion_by_offsets(decoder, decoder_bos, pairs):
 
 def test_pad_that_is_eos_hides_no_eos(decoder):
     assert decoder.pad_token_id == decoder.eos_token_id
-    encoded = encode_lm([Text("a:", " b<eos>")], decoder, 9)
+    encoded = encode_lm([Text("a:", " b<eos>")], decoder, Collector(9))
     assert encoded[0].labels[-1] == decoder.eos_token_id == encoded.pad_id
 
 
 def test_bos_comes_once_and_a_missing_pad_is_fine(decoder, decoder_bos):
     plain, written = (
-        encode_lm([Text("a:", " b"), Text("<s>a:", " b")], decoder_bos, 9),
+        encode_lm([Text("a:", " b"), Text("<s>a:", " b")], decoder_bos, Collector(9)),
         decoder_bos.bos_token_id,
     )
     for i in range(2):
         assert plain[i].tokens.tolist().count(written) == 1 and plain[i].tokens[0] == written
     assert decoder_bos.pad_token_id is None and plain.pad_id == 0
-    assert encode_lm([Text("", "ab")], decoder, 9)[0].labels[0] == IGNORED  # nothing predicts it
+    assert encode_lm([Text("", "ab")], decoder, Collector(9))[0].labels[0] == IGNORED  # nothing predicts it
 
 
 @pytest.mark.parametrize(
@@ -58,29 +58,29 @@ def test_bos_comes_once_and_a_missing_pad_is_fine(decoder, decoder_bos):
 def test_bad_examples_are_named(decoder, text, says):
     good = Text("a:", " b<eos>")
     with pytest.raises(UserError, match=f"^row 1: .*{says}"):
-        encode_lm([good, text], decoder, 99)
+        encode_lm([good, text], decoder, Collector(99))
     with pytest.raises(UserError, match=f"^x.csv:3: .*{says}"):
-        encode_lm([good, text], decoder, 99, where=["x.csv:2", "x.csv:3"])
+        encode_lm([good, text], decoder, Collector(99, where=["x.csv:2", "x.csv:3"]))
 
 
 def test_overlong_policies(decoder):
     texts = [Text("a:", " b<eos>"), Text("a:", "b" * 30), Text("a" * 30, " b")]
     with pytest.raises(UserError, match=r"^row 1: 32 tokens, more than max_length 9; raise task\.max_length"):
-        encode_lm(texts, decoder, 9)
-    dropped = encode_lm(texts, decoder, 9, "drop")
+        encode_lm(texts, decoder, Collector(9))
+    dropped = encode_lm(texts, decoder, Collector(9, "drop"))
     assert (len(dropped), dropped.dropped, dropped.truncated, dropped.rows.tolist()) == (1, 2, 0, [0])
-    cut = encode_lm(texts, decoder, 9, "truncate")
+    cut = encode_lm(texts, decoder, Collector(9, "truncate"))
     assert (len(cut), cut.dropped, cut.truncated, cut.rows.tolist()) == (2, 1, 1, [0, 1])
     assert len(cut[1].tokens) == 9
     with pytest.raises(UserError, match="no example left: 1 dropped"):
-        encode_lm(texts[1:2], decoder, 9, "drop")
+        encode_lm(texts[1:2], decoder, Collector(9, "drop"))
     with pytest.raises(UserError, match="choose error, drop or truncate"):
-        encode_lm(texts, decoder, 9, "cut")  # type: ignore[arg-type]
+        encode_lm(texts, decoder, Collector(9, "cut"))  # type: ignore[arg-type]
 
 
 @given(st.lists(st.text("ab ", min_size=2, max_size=60), min_size=1, max_size=4), st.integers(1, 12))
 def test_chunks_hold_the_documents_in_order(decoder_bos, documents, max_length):
-    encoded = encode_text_chunks([Text("", text + "<eos>") for text in documents], decoder_bos, max_length)
+    encoded = encode_text_chunks([Text("", text + "<eos>") for text in documents], decoder_bos, Collector(max_length))
     assert encoded.lengths.max() <= max_length + 1 and encoded.lengths.min() > 1
     assert (encoded.label_counts == encoded.lengths - 1).all()
     for row, text in enumerate(documents):
@@ -91,35 +91,34 @@ def test_chunks_hold_the_documents_in_order(decoder_bos, documents, max_length):
 
 def test_classification_of_an_encoder(encoder):
     texts = [Labelled("a film", "bad"), Labelled("good", 1)]
-    encoded = encode_classification(texts, encoder, 20, ("bad", "good"))
-    assert encoded.labels.tolist() == [0, 1] and encoded.token_type_ids is None
+    encoded = encode_classification(texts, encoder, ("bad", "good"), Collector(20))
+    assert encoded.labels.tolist() == [0, 1] and not encoded.extras
     assert [encoded[i].tokens.tolist() for i in range(2)] == encoder([text.text for text in texts])["input_ids"]
 
 
 def test_text_pairs_have_types(encoder, decoder_bos):
     texts = [Labelled("a", 0, "b c"), Labelled("b", 0), Labelled("c", 0, "d")]
-    encoded = encode_classification(texts, encoder, 20, ("x",))
+    encoded = encode_classification(texts, encoder, ("x",), Collector(20))
     expected = [encoder(t.text, t.text_pair, return_token_type_ids=True) for t in texts]
-    assert encoded.token_type_ids is not None
     assert encoded.tokens.tolist() == [token for e in expected for token in e["input_ids"]]
-    assert encoded.token_type_ids.tolist() == [kind for e in expected for kind in e["token_type_ids"]]
-    joined = encode_classification(texts, decoder_bos, 20, ("x",))
-    assert joined.token_type_ids is None and decoder_bos.decode(joined[0].tokens) == "<s>a\nb c<eos>"
+    assert encoded.extras["token_type_ids"].tolist() == [kind for e in expected for kind in e["token_type_ids"]]
+    joined = encode_classification(texts, decoder_bos, ("x",), Collector(20))
+    assert not joined.extras and decoder_bos.decode(joined[0].tokens) == "<s>a\nb c<eos>"
 
 
 def test_a_decoders_last_token_is_eos_even_when_cut(decoder, decoder_bos, encoder):
     texts = [Labelled("ab" * 20, 0), Labelled("a", 0)]
     for tokenizer, last in ((decoder, "<eos>"), (decoder_bos, "<eos>"), (encoder, "[SEP]")):
         with pytest.raises(UserError, match="more than max_length 8"):
-            encode_classification(texts, tokenizer, 8, ("x",))
-        encoded = encode_classification(texts, tokenizer, 8, ("x",), "truncate")
+            encode_classification(texts, tokenizer, ("x",), Collector(8))
+        encoded = encode_classification(texts, tokenizer, ("x",), Collector(8, "truncate"))
         assert (encoded.lengths[0], encoded.truncated) == (8, 1)
         for i in range(2):
             assert tokenizer.convert_ids_to_tokens(int(encoded[i].tokens[-1])) == last
-        assert encode_classification(texts, tokenizer, 8, ("x",), "drop").rows.tolist() == [1]
+        assert encode_classification(texts, tokenizer, ("x",), Collector(8, "drop")).rows.tolist() == [1]
 
 
 @pytest.mark.parametrize("label", ["fine", 2, -1])
 def test_a_label_outside_the_classes(encoder, label):
     with pytest.raises(UserError, match=rf"^row 0: label '{label}' is none of the classes \(bad, good\)"):
-        encode_classification([Labelled("a", label)], encoder, 20, ("bad", "good"))
+        encode_classification([Labelled("a", label)], encoder, ("bad", "good"), Collector(20))

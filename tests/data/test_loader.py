@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
-from ftjax.data.encoded import IGNORED, Encoded
+from ftjax.data.encoded import IGNORED, Collector, Encoded
 from ftjax.data.loader import Loader
 from ftjax.data.tasks.task import Labelled, Text
 
@@ -22,12 +22,13 @@ def made_lm(lengths, seed=0):
     for i, part in enumerate(labels):
         own = tokens[offsets[i] : offsets[i + 1]]
         part[part != IGNORED] = own[part != IGNORED]
-    return Encoded("lm", tokens, offsets, np.concatenate(labels).astype(np.int32), np.arange(len(lengths)), 3)
+    return Encoded("next", tokens, offsets, np.concatenate(labels).astype(np.int32), np.arange(len(lengths)), 3)
 
 
 def made_classes(lengths):
     rows = np.arange(len(lengths))
-    return Encoded("classification", np.arange(sum(lengths)), np.cumsum([0, *lengths]), rows % 3, rows * 2, 0)
+    tokens, labels = np.arange(sum(lengths)), (rows % 3).astype(np.int32)
+    return Encoded("row", tokens, np.cumsum([0, *lengths]), labels, rows * 2, 0)
 
 
 def segments(batch):
@@ -43,6 +44,7 @@ def segments(batch):
             assert (batch["position_ids"][row][slots] == np.arange(len(slots))).all()
             own = kept & np.isin(batch["label_positions"][row], slots)
             labels = zip(batch["label_positions"][row][own] - slots[0], batch["labels"][row][own], strict=True)
+            assert len(set(batch["example"][row][own])) <= 1 and (batch["example"][row][~kept] == -1).all()
             yield tuple(batch["input_ids"][row][slots].tolist()), tuple((int(p), int(t)) for p, t in labels)
 
 
@@ -67,12 +69,12 @@ def test_packed_and_bucketed_batches_carry_the_same_examples(lengths, batch_size
         batches = epoch(loader, number)
         assert Counter(s for batch in batches for s in segments(batch)) == Counter(expected(encoded))
         for batch in batches:
-            assert (*batch["input_ids"].shape, batch["labels"].shape[1]) in loader.shapes
+            assert (*batch["input_ids"].shape, batch["labels"].shape[1], 0) in loader.shapes
             real = batch["segment_ids"] > 0
             edge = real[:, ::-1] if side == "left" else real
             assert (np.diff(edge.astype(int), axis=1) <= 0).all()  # padding on one side only
         assert 0 < loader.fill <= 1 and loader.steps_per_epoch == len(loader.plan(0))
-    assert len({m for *_, m in loader.shapes}) <= len(loader.shapes)
+    assert len(set(loader.shapes)) == len(loader.shapes)
 
 
 @given(LENGTHS, st.integers(1, 5), st.integers(0, 12), st.integers(0, 9), st.sampled_from(["packed", "buckets"]))
@@ -113,9 +115,9 @@ def test_epochs_differ_by_seed_and_number_and_end_only_in_evaluation():
     stream = list(itertools.islice(loader, 25))
     for start in (0, 10):
         seen = np.concatenate([batch["example"] for batch in stream[start : start + 10]])
-        assert sorted(seen) == list(range(0, 80, 2))
+        assert sorted(seen) == list(range(40))
     evaluation = iter(Loader(encoded, "buckets", 4, shuffle=False))
-    assert np.concatenate([batch["example"] for batch in evaluation]).tolist() == list(range(0, 80, 2))
+    assert np.concatenate([batch["example"] for batch in evaluation]).tolist() == list(range(40))
     with pytest.raises(StopIteration):
         next(evaluation)
 
@@ -130,22 +132,22 @@ def test_classification_batches(lengths, batch_size, side):
     loader = Loader(encoded, "buckets", batch_size, shuffle=False, pad_side=side, prefetch=0)
     seen = []
     for batch in loader:
-        assert batch["input_ids"].shape in loader.shapes and "token_type_ids" not in batch
+        assert (*batch["input_ids"].shape, 0, 0) in loader.shapes and "token_type_ids" not in batch
         for row, example in enumerate(batch["example"]):
             real = batch["segment_ids"][row] == 1
             if example < 0:
                 assert batch["labels"][row] == IGNORED and not real.any()
                 continue
             seen.append(example)
-            assert (batch["input_ids"][row][real] == encoded[example // 2].tokens).all()
-            assert batch["labels"][row] == encoded.labels[example // 2]
+            assert (batch["input_ids"][row][real] == encoded[example].tokens).all()
+            assert batch["labels"][row] == encoded.labels[example]
             assert (batch["position_ids"][row][real] == np.arange(real.sum())).all()
             assert real[-1 if side == "left" else 0]
-    assert seen == list(range(0, 2 * len(lengths), 2))
+    assert seen == list(range(len(lengths)))
 
 
 def test_from_texts_to_batches(decoder, encoder):
-    encoded = encode_lm([Text("a:", " b<eos>"), Text("bad:", " dab<eos>")], decoder, 20)
+    encoded = encode_lm([Text("a:", " b<eos>"), Text("bad:", " dab<eos>")], decoder, Collector(20))
     [batch] = Loader(encoded, "packed", 2, shuffle=False)
     row = batch["input_ids"][0]
     assert decoder.decode(row[batch["segment_ids"][0] == 2]) == "bad: dab"
@@ -153,7 +155,7 @@ def test_from_texts_to_batches(decoder, encoder):
     assert decoder.decode(batch["labels"][0][kept], skip_special_tokens=False) == " b<eos> dab<eos>"
     assert decoder.decode(row[batch["label_positions"][0][0]]) == ":"
     assert (batch["labels"][0] == decoder.eos_token_id).sum() == 2
-    pairs = encode_classification([Labelled("a", 0, "b"), Labelled("abc", 1, "c")], encoder, 20, ("x", "y"))
+    pairs = encode_classification([Labelled("a", 0, "b"), Labelled("abc", 1, "c")], encoder, ("x", "y"), Collector(20))
     [batch] = Loader(pairs, "buckets", 3, shuffle=False)
     expect = encoder("abc", "c", return_token_type_ids=True)["token_type_ids"]
     assert batch["token_type_ids"][1][: len(expect)].tolist() == expect
@@ -161,10 +163,10 @@ def test_from_texts_to_batches(decoder, encoder):
 
 
 def test_chunks_fill_their_rows(decoder):
-    encoded = encode_text_chunks([Text("", "ab cde " * 100)], decoder, 64)
+    encoded = encode_text_chunks([Text("", "ab cde " * 100)], decoder, Collector(64))
     loader = Loader(encoded, "buckets", 2, max_length=64, buckets=1, shuffle=False)
     first = next(iter(loader))
-    assert loader.shapes == ((2, 64, 64),) and (first["labels"] != IGNORED).all()
+    assert loader.shapes == ((2, 64, 64, 0),) and (first["labels"] != IGNORED).all()
     assert (first["labels"][:, :-1] == first["input_ids"][:, 1:]).all()
 
 

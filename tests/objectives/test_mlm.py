@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
+from ftjax.errors import UserError
 from ftjax.objectives import mlm
 
 MASK, SPECIAL, V, T = 4, (1, 2, 3), 1000, 128
@@ -70,3 +72,106 @@ def test_draws_differ_by_key_and_evaluation_repeats(masked):
     np.testing.assert_array_equal(shown[0], shown[1])
     np.testing.assert_array_equal(shown[3], shown[4])
     assert not np.array_equal(shown[0], shown[2])
+
+
+WORDS = dict(vocab=V, mask_id=MASK, special_ids=SPECIAL, rate=0.15, masked=0.8, random=0.1)
+CONTINUES = np.arange(V) >= 500
+
+
+def pieces(rows, seed=0):
+    """ids, segments `[rows, T]`: words of one to four pieces, specials among them, two segments and padding."""
+    rng = np.random.default_rng(seed)
+    ids = np.where(rng.random((rows, T)) < 0.4, rng.integers(500, V, (rows, T)), rng.integers(5, 500, (rows, T)))
+    ids = np.where(rng.random((rows, T)) < 0.03, 2, ids)
+    lengths = rng.integers(0, T + 1, (rows, 1))
+    return ids, np.where(np.arange(T) < lengths, 1 + (np.arange(T) > lengths // 2), 0)
+
+
+def words_of(ids, segments):
+    """The slots of each word of one row."""
+    words, before = [], None
+    for t, (i, s) in enumerate(zip(ids, segments)):
+        real = s and i not in SPECIAL
+        if real and CONTINUES[i] and before == s:
+            words[-1].append(t)
+        elif real:
+            words.append([t])
+        before = s if real else None
+    return words
+
+
+def test_whole_words_fill_the_share():
+    ids, segments = pieces(64)
+    draw = jax.jit(
+        lambda key: mlm.mask_tokens(key, jnp.asarray(ids), jnp.asarray(segments), **WORDS, continues=CONTINUES)
+    )
+    shown, slots, labels = map(np.asarray, draw(jax.random.key(0)))
+    short = 0
+    for row in range(64):
+        chosen = set(slots[row][labels[row] != -100].tolist())
+        words = words_of(ids[row], segments[row])
+        share = float(np.round(np.float32(0.15) * sum(map(len, words))))
+        left = share - len(chosen)
+        assert left >= 0
+        for word in words:
+            assert chosen.issuperset(word) or (chosen.isdisjoint(word) and len(word) > left)
+        assert chosen <= {t for word in words for t in word}
+        short += left
+        np.testing.assert_array_equal(labels[row][labels[row] != -100], ids[row][slots[row][labels[row] != -100]])
+        untouched = [t for t in range(T) if t not in chosen]
+        np.testing.assert_array_equal(shown[row][untouched], ids[row][untouched])
+    assert short < 20  # 64 rows: hardly any lacks a word that fits
+
+
+def test_words_of_a_size_are_as_likely():
+    ids = np.tile(np.where(np.arange(T) % 2, 600, 7), (2000, 1))  # 64 words of two pieces, 18 of 19.2 tokens
+    keep = jnp.ones_like(ids)
+    _, slots, labels = mlm.mask_tokens(jax.random.key(3), jnp.asarray(ids), keep, **WORDS, continues=CONTINUES)
+    times = np.bincount(np.asarray(slots)[np.asarray(labels) != -100], minlength=T)
+    assert (times[::2] == times[1::2]).all() and times.sum() == 18 * 2000
+    expected = 2000 * 9 / 64
+    np.testing.assert_allclose(times[::2], expected, atol=4.5 * np.sqrt(expected))
+
+
+def test_soft_tokens_are_not_predicted():
+    ids = jnp.asarray(np.where(np.arange(T) < 100, V + np.arange(T), 9))[None]
+    shown, slots, labels = mlm.mask_tokens(
+        jax.random.key(0), ids, jnp.ones_like(ids), **WORDS, continues=np.zeros(V, bool)
+    )
+    assert (labels != -100).sum() == 4 and (slots[labels != -100] >= 100).all()
+    np.testing.assert_array_equal(shown[:, :100], ids[:, :100])
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(rate=0.0), "between 0 and 1, is 0.0"),
+    (dict(continues=np.zeros(7, bool)), r"shape \(7,\), the vocabulary has 50 tokens"),
+])  # fmt: skip
+def test_bad_options(make, options, message):
+    with pytest.raises(UserError, match=message):
+        mlm.masked_lm(make("bert").model, mask_id=4, special_ids=(), **options)
+
+
+def test_the_loss_is_that_of_transformers(theirs, full, monkeypatch):
+    torch_model, model, variables = theirs("BertForMaskedLM")
+    ids, batch = full(3, 7)
+    shown, labels = ids.clone(), torch.full_like(ids, -100)
+    for row, column in ((0, 1), (0, 6), (2, 3)):
+        shown[row, column], labels[row, column] = 4, ids[row, column]
+    with torch.no_grad():
+        out = torch_model(shown, labels=labels)
+    slots, wanted = jnp.array([[1, 6], [0, 0], [3, 0]]), jnp.array([[1, 1], [0, 0], [1, 0]])
+    picked = jnp.where(wanted, jnp.take_along_axis(jnp.asarray(batch["input_ids"]), slots, 1), -100)
+    monkeypatch.setattr(mlm, "mask_tokens", lambda *args, **kwargs: (jnp.asarray(shown.numpy()), slots, picked))
+    sums = jax.jit(mlm.masked_lm(model, mask_id=4, special_ids=()).loss)(variables, batch, None)
+    np.testing.assert_allclose(sums.loss / sums.weight, out.loss, rtol=1e-5)
+    right = (out.logits.argmax(-1) == labels)[labels != -100].sum().item()
+    assert sums.weight == 3 and sums.metrics["token_accuracy"] == (right, 3)
+
+
+def test_rows_without_a_word_give_zero(make):
+    made = make("bert")
+    empty = {name: jnp.zeros((2, 7), jnp.int32) for name in ("input_ids", "segment_ids", "position_ids")}
+    loss = mlm.masked_lm(made.model, mask_id=4, special_ids=(0,)).loss
+    grad = jax.jit(jax.value_and_grad(lambda p: loss({"params": p, "adapters": {}}, empty, None).loss))
+    value, grads = grad(made.params)
+    assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))

@@ -1,15 +1,51 @@
 """The tasks, one file each."""
 
-from ftjax.data.tasks import e2e, mrpc, reverse, sst2, text, vowels
+from ftjax.data.tasks import (
+    agnews,
+    chat,
+    choice,
+    classification,
+    cola,
+    conll2003,
+    copa,
+    dart,
+    e2e,
+    instructions,
+    lama,
+    lm,
+    mnli,
+    mrpc,
+    multi30k,
+    qa,
+    qnli,
+    qqp,
+    regression,
+    reverse,
+    rte,
+    sick,
+    squad,
+    sst2,
+    stsb,
+    subj,
+    summarisation,
+    tagging,
+    text,
+    trec,
+    ud,
+    vowels,
+    webnlg,
+    wikisql,
+    wnut17,
+)
 from ftjax.data.tasks.task import Labelled, Split, Task, Text
 
 TASKS: dict[str, Task] = {
-    "reverse": reverse.TASK,
-    "vowels": vowels.TASK,
-    "e2e": e2e.TASK,
-    "sst2": sst2.TASK,
-    "mrpc": mrpc.TASK,
-    "text": text.TASK,
-}
+    module.__name__.rpartition(".")[2]: module.TASK
+    for module in (
+        reverse, vowels, e2e, webnlg, dart, wikisql, multi30k, summarisation, lm, instructions, chat, text, sst2, mrpc,
+        cola, qqp, mnli, qnli, rte, sick, agnews, trec, subj, classification, stsb, regression, conll2003, wnut17, ud,
+        tagging, squad, qa, copa, choice, lama,
+    )
+}  # fmt: skip
 
 __all__ = ["TASKS", "Labelled", "Split", "Task", "Text"]

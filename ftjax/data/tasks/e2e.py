@@ -1,35 +1,25 @@
-"""E2E NLG: a restaurant's attributes to a sentence, as processed by LoRA (Hu et al. 2021)."""
+"""E2E NLG: a restaurant's attributes to a sentence (Novikova et al. 2017), as processed by LoRA (Hu et al. 2021)."""
 
+from functools import partial
 from typing import Any
 
-from ftjax.data.sources import Row
-from ftjax.data.tasks.table import load_table
-from ftjax.data.tasks.task import Split, Task, Text, no_classes
+from ftjax.data.tasks.table import Source, load_table
+from ftjax.data.tasks.task import Task, Text
 
-COLUMNS = {"context": "context", "completion": "completion"}
-FILES = {
-    "train": ("lora_train.txt", "train.txt"),
-    "validation": ("lora_valid.txt", "valid.txt"),
-    "test": ("lora_test.txt", "test.txt"),
-}
+COLUMNS = {"context": "context|mr|meaning_representation", "completion": "completion|ref|human_reference"}
+FILES = {"train": ("lora_train.txt",), "validation": ("lora_valid.txt",), "test": ("lora_test.txt",)}
 
 
-def load(cfg: Any, split: Split) -> list[Row]:
-    """Rows with the roles `context` and `completion`."""
-    return load_table(cfg, split, COLUMNS, FILES)
-
-
-def example(row: dict[str, str], eos: str) -> Text:
+def described(row: dict[str, Any], eos: str) -> Text:
     """LoRA ends the context by eos as well; only the completion is in the loss."""
     return Text(row["context"] + eos, f" {row['completion'].strip()}{eos}")
 
 
+SOURCE = Source(COLUMNS, partial(described, eos=""), FILES)
 TASK = Task(
-    objective="lm",
-    columns=COLUMNS,
-    load=load,
-    example=example,
-    classes=no_classes,
-    metrics=("perplexity",),
-    main_metric=("perplexity", "min"),
+    ("lm",),
+    COLUMNS,
+    partial(load_table, source=SOURCE),
+    described,
+    ("perplexity", "bleu", "nist", "rouge_l", "cider"),
 )

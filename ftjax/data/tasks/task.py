@@ -1,41 +1,97 @@
-"""What a task is."""
+"""What a task is, and the kinds of examples that rows become."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row
 
 Split = Literal["train", "validation", "test"]
 
 
 class Text(NamedTuple):
-    """An example for a language model: the loss is on `completion` only."""
+    """For a language model: the loss is on `completion` only. An encoder-decoder reads the one and writes the other."""
 
     prompt: str
     completion: str
 
 
+class Marked(NamedTuple):
+    """For a language model: the loss is on the characters of the spans `learned`, (start, end) each."""
+
+    text: str
+    learned: tuple[tuple[int, int], ...]
+
+
 class Labelled(NamedTuple):
-    """An example for a classifier; `label` is a class's index or its name."""
+    """A text or a pair of texts with a class, its index or name."""
 
     text: str
     label: int | str
     text_pair: str | None = None
 
 
+class Scored(NamedTuple):
+    """A text or a pair of texts with a number."""
+
+    text: str
+    score: float
+    text_pair: str | None = None
+
+
+class Tagged(NamedTuple):
+    """Words with a tag each."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+class Question(NamedTuple):
+    """Extractive question answering: `answers` are (text, first character in the context); none where there is none."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...]
+
+
+class Choices(NamedTuple):
+    """Multiple choice: the likeliest of `options` after `prompt`; `label` is the right one's index."""
+
+    prompt: str
+    options: tuple[str, ...]
+    label: int
+
+
+class Texts(NamedTuple):
+    """Two or three texts whose vectors are compared: a pair that belongs together, or anchor, positive, negative."""
+
+    texts: tuple[str, ...]
+
+
+class Chat(NamedTuple):
+    """A conversation, (role, content) each: system, user or assistant. The tokenizer's template makes it text."""
+
+    messages: tuple[tuple[str, str], ...]
+
+
+class Cloze(NamedTuple):
+    """`text` has one slot `{mask}`, whose word is `answer`."""
+
+    text: str
+    answer: str
+
+
+Example = Text | Marked | Labelled | Scored | Tagged | Question | Choices | Texts | Chat | Cloze
+
+
 class Task(NamedTuple):
     """One task; `cfg` is the attribute-style `task` section of a config."""
 
-    objective: Literal["lm", "classification"]
+    objectives: tuple[str, ...]  # names of `ftjax.kinds` that it can be trained or evaluated by, its own first
     columns: dict[str, str]  # role -> default column, 'a|b' where files differ; cfg.columns.<role> overrides
-    load: Callable[[Any, Split], list[Row]]  # rows role -> str
-    example: Callable[[dict[str, str], str], Text | Labelled]  # (row, the tokenizer's eos string)
-    classes: Callable[[Any], tuple[str, ...] | None]
-    metrics: tuple[str, ...]
-    main_metric: tuple[str, Literal["max", "min"]]
-    chunked: bool = False  # encode by `encode_text_chunks`: examples are whole documents
-
-
-def no_classes(cfg: Any) -> None:
-    """`classes` of a language-model task."""
-    return None
+    load: Callable[[Any, Split, BadRows], list[Row]]  # rows role -> value
+    example: Callable[[dict[str, Any], str], Example]  # (row, the tokenizer's eos string)
+    metrics: tuple[str, ...]  # the first chooses the best checkpoint
+    classes: Callable[[Any], tuple[str, ...]] = lambda cfg: ()  # of labels or tags
+    chunked: bool = False  # examples are whole documents, to be cut into rows

@@ -1,26 +1,39 @@
-"""Tables as text and Markdown, and a self-contained HTML page with curves: no script, no style sheet from elsewhere."""
+"""Tables as text, Markdown and LaTeX, and a self-contained HTML page with curves: no script, no style sheet from
+elsewhere."""
 
 import html
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from ftjax.files import write_text
 
 Curve = Sequence[tuple[float, float]]
+Cell = str | tuple[str, str]  # of a page: a text, or (text, address)
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
 WIDTH, HEIGHT, MARGIN = 560, 240, 44
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned: the first two to the left, the rest to the right; valid as Markdown."""
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> str:
+    """Columns aligned: the first `left` ones to the left, the rest to the right; valid as Markdown."""
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
         return f"| {' | '.join(cells)} |"
 
-    rule = "|" + "|".join("-" * (w + 1) + (":" if i >= 2 else "-") for i, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i >= left else "-") for i, w in enumerate(widths)) + "|"
     return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A `tabular` of the booktabs package."""
+
+    def line(row: Sequence[str]) -> str:
+        safe = (re.sub(r"([&%$#_{}])", r"\\\1", cell).replace("±", r"$\pm$") for cell in row)
+        return " & ".join(safe) + r" \\"
+
+    return "\n".join([
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", line(header), r"\midrule", *map(line, rows),
+        r"\bottomrule", r"\end{tabular}",
+    ])  # fmt: skip
 
 
 def svg(title: str, x_name: str, y_name: str, curves: Mapping[str, Curve]) -> str:
@@ -54,20 +67,30 @@ def svg(title: str, x_name: str, y_name: str, curves: Mapping[str, Curve]) -> st
     return "".join([*out, "</svg>"])
 
 
-def write_page(
-    path: Path, title: str, intro: str, header: Sequence[str], rows: Sequence[Sequence[str]], charts: Sequence[str]
-) -> None:
-    """A page with a table and charts, written aside and renamed."""
-    cells = lambda r, tag: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in r)  # noqa: E731
-    body = "".join(f"<tr>{cells(r, 'td')}</tr>" for r in rows)
-    text = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
+def html_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table for a page."""
+
+    def cell(content: Cell) -> str:
+        if isinstance(content, str):
+            return html.escape(content)
+        return f'<a href="{html.escape(content[1])}">{html.escape(content[0])}</a>'
+
+    line = lambda row, tag: f"<tr>{''.join(f'<{tag}>{cell(c)}</{tag}>' for c in row)}</tr>"  # noqa: E731
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def page(title: str, intro: str, parts: Sequence[str]) -> str:
+    """A page of tables and charts; a blank line of `intro` ends a paragraph."""
+    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in intro.split("\n\n"))
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+p {{ white-space: pre-line }}
 table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ padding: .3rem .8rem; text-align: right }}
 th {{ border-bottom: 2px solid #444 }} td {{ border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }}
 th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
 svg {{ width: 100%; max-width: 44rem; display: block; margin: 1rem 0 }} svg text {{ font: 11px system-ui; fill: #333 }}
 svg .title {{ font-weight: 600; font-size: 13px }} .grid {{ stroke: #e4e4e4 }}
-</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p>
-<table><thead><tr>{cells(header, "th")}</tr></thead><tbody>{body}</tbody></table>{"".join(charts)}</body></html>
+</style></head><body><h1>{html.escape(title)}</h1>{paragraphs}
+{"".join(parts)}</body></html>
 """
-    write_text(path, text)

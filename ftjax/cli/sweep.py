@@ -1,0 +1,78 @@
+"""ftjax sweep EXPERIMENT.py --scale=nano --workdir=DIR [--config.field=value ...]: runs what is missing of a table.
+
+Each trial is a process; a failed one ends no other. The same command goes on after an interruption, and two of them on
+one folder share the work. Overrides are for all trials: --config.model.path=DIR --config.task.data=DIR.
+"""
+
+import re
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from ftjax.errors import RunError, UserError
+
+POSITIONAL = 1  # the experiment's file
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """The command's flags."""
+    from ftjax.sweep.trial import SCALES
+
+    values.set_gnu_getopt(True)
+    flags.DEFINE_enum("scale", "nano", SCALES, "shipped models, local ones, or the paper's recipe", flag_values=values)
+    flags.DEFINE_string("workdir", None, "the sweep's folder", flag_values=values)
+    flags.DEFINE_string("config", "configs/default.py", "the config file of all trials", flag_values=values)
+    flags.DEFINE_integer("jobs", 1, "trials at a time", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("retries", 1, "attempts after a failure", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("preemptions", 20, "attempts that SIGTERM may end", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "say what would run, and run nothing", flag_values=values)
+    flags.DEFINE_bool("strict_code", False, "results by other code are an error", flag_values=values)
+    for name in dict.fromkeys(_overrides(argv)):
+        flags.DEFINE_string(name, None, "a field of all trials", flag_values=values)
+
+
+def main(values: flags.FlagValues, *experiment: str) -> None:
+    """Runs, a line for each trial that ends, and a summary."""
+    from ftjax.sweep.record import read
+    from ftjax.sweep.run import Sweeper
+    from ftjax.sweep.table import check_code
+    from ftjax.sweep.workdir import claim, plan
+
+    get: Any = lambda name: values[name].value  # noqa: E731
+    if not experiment or not get("workdir"):
+        raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
+    overrides = [f"--{name}={get(name)}" for name in values if name.startswith("config.")]
+    sweep = plan(experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
+    records = [read(run) for run in sweep.runs]
+    if get("strict_code"):
+        from ftjax.train.report import commit
+
+        check_code(records, commit())
+    if get("dry_run"):
+        for record in records:
+            print(f"{record.state:<8} {record.run.label}: ftjax train {shlex.join(record.run.flags)}")
+        return
+    claim(sweep, get("config"))
+    sweeper = Sweeper(jobs=get("jobs"), retries=get("retries"), preemptions=get("preemptions"))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started, as a Ctrl-C does
+    try:
+        records = sweeper(sweep.runs)
+    except KeyboardInterrupt:
+        raise RunError("interrupted; the same command goes on") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for record in records:
+        if record.state == "damaged":
+            print(f"damaged      {record.run.label}: {record.problem}; mend or remove it")
+    done = sum(record.state == "done" for record in records)
+    print(f"{done} of {len(records)} runs are done; ftjax table --workdir={get('workdir')}")
+    if done < len(records):
+        raise RunError(f"{len(records) - done} of {len(records)} runs are not done: ftjax status --workdir=...")
+
+
+def _overrides(argv: list[str]) -> list[str]:
+    return [found[1] for arg in argv if (found := re.match(r"--(config\.[\w.]+)=", arg))]

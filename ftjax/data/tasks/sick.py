@@ -1,0 +1,19 @@
+"""SICK: what one sentence about a picture says of another (Marelli et al. 2014)."""
+
+from ftjax.data.tasks.table import classification_task, read_table
+
+CLASSES = ("entailment", "neutral", "contradiction")
+
+TASK = classification_task(
+    columns={
+        "text": "sentence_A|sentence1", "text_pair": "sentence_B|sentence2", "label": "entailment_judgment|label",
+    },
+    classes=CLASSES,
+    files={
+        "train": ("SICK_train.txt",),
+        "validation": ("SICK_trial.txt",),
+        "test": ("SICK_test_annotated.txt", "SICK_test.txt"),
+    },
+    aliases={name.upper(): name for name in CLASSES},
+    read=lambda path, columns, bad: read_table(path, columns, bad, tabbed=True),
+)  # fmt: skip

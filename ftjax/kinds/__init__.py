@@ -1,0 +1,15 @@
+"""The kinds of tasks, one file each: what `task.objective` may name."""
+
+from ftjax.kinds import classification, lm, regression, similarity, span, tagging
+from ftjax.kinds.base import Found, Kind, Result, Setting, require
+
+KINDS: dict[str, Kind] = {
+    "lm": lm.KIND,
+    "classification": classification.KIND,
+    "regression": regression.KIND,
+    "tagging": tagging.KIND,
+    "span": span.KIND,
+    "similarity": similarity.KIND,
+}
+
+__all__ = ["KINDS", "Found", "Kind", "Result", "Setting", "require"]

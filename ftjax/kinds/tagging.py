@@ -1,0 +1,104 @@
+"""A tag for each word: names, parts of speech. The first piece of a word carries its tag."""
+
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from ftjax.data.encode import is_encoder
+from ftjax.data.encoded import IGNORED, Collector, Encoded
+from ftjax.data.tasks.task import Tagged
+from ftjax.errors import UserError
+from ftjax.kinds.base import Found, Kind, Result, Setting, Write, label_smoothing, measures_of
+from ftjax.metrics import measure
+from ftjax.objectives.base import Objective
+from ftjax.objectives.tagging import tagging
+
+BATCH = 1000  # sentences per call of the tokenizer
+
+
+def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
+    """A classifier of every token."""
+    return dict(head="tagging", num_classes=len(classes))
+
+
+def encode(setting: Setting, examples: list[Tagged], out: Collector, training: bool) -> Encoded:
+    """Words joined by spaces, with the tokenizer's special tokens; the first piece of each word has its tag's index.
+
+    Raises:
+      UserError: too long, a tag outside the classes, or a word that the tokenizer makes nothing of.
+    """
+    tokenizer, index = setting.tokenizer, {name: i for i, name in enumerate(setting.classes)}
+    special = is_encoder(tokenizer)
+    for start in range(0, len(examples), BATCH):
+        chunk = examples[start : start + BATCH]
+        encoding = tokenizer(
+            [" ".join(example.words) for example in chunk], add_special_tokens=special, return_offsets_mapping=True,
+            return_special_tokens_mask=True, verbose=False,
+        )  # fmt: skip
+        for row, example in enumerate(chunk, start):
+            with out.bad:
+                at = row - start
+                tokens, fixed = encoding["input_ids"][at], encoding["special_tokens_mask"][at]
+                first = first_pieces(example.words, encoding["offset_mapping"][at], fixed, out.place(row))
+                labels = np.full(len(tokens), IGNORED, np.int32)
+                for piece, tag in zip(first, example.tags, strict=True):
+                    if tag not in index:
+                        raise UserError(
+                            f"{out.place(row)}: tag '{tag}' is none of {', '.join(setting.classes)}; mend it"
+                        )
+                    labels[piece] = index[tag]
+                if not out.fits(row, len(tokens)):
+                    if out.overlong == "drop":
+                        continue
+                    last = tokens[-1:] if fixed[-1] else []
+                    kept = out.max_length - len(last)
+                    tokens, labels = [*tokens[:kept], *last], np.append(labels[:kept], [IGNORED] * len(last))
+                out.add(row, [tokens], labels)
+    return out.encoded("token", tokenizer.pad_token_id)
+
+
+def first_pieces(words: tuple[str, ...], spans: list[tuple[int, int]], fixed: list[int], where: str) -> list[int]:
+    """The index of the first token of each word, by character offsets in the words joined by single spaces.
+
+    A token may begin with the space before its word.
+    """
+    begins = list(accumulate((len(word) + 1 for word in words[:-1]), initial=0))
+    first: dict[int, int] = {}
+    for token, (start, end) in enumerate(spans):
+        if fixed[token] or end <= start:
+            continue
+        word = bisect_right(begins, start) - 1
+        if start >= begins[word] + len(words[word]):  # on the space: of the next one
+            word += 1
+        first.setdefault(word, token)
+    missing = [word for i, word in enumerate(words) if i not in first]
+    if missing:
+        raise UserError(f"{where}: the tokenizer makes no token of the word {missing[0]!r}; remove it")
+    return [first[i] for i in range(len(words))]
+
+
+def objective(setting: Setting) -> Objective:
+    """Cross-entropy of the labelled tokens."""
+    return tagging(setting.model, label_smoothing=label_smoothing(setting.f))
+
+
+def score(setting: Setting, examples: list[Tagged], encoded: Encoded, found: Found, write: Write) -> Result:
+    """Accuracy over words, F1 over entities. A row has `words`, `prediction`, `reference`; words that were cut off are
+    tagged as outside ('O', or as the first class where there is none)."""
+    outside = "O" if "O" in setting.classes else setting.classes[0]
+    rows, nll, right = [], [], []
+    for row, tags, costs in zip(encoded.rows, found["tag"], found["nll"]):
+        example = examples[row]
+        guesses = [setting.classes[tag] for tag in tags]
+        guesses += [outside] * (len(example.words) - len(guesses))
+        rows.append({"words": list(example.words), "prediction": guesses, "reference": list(example.tags)})
+        nll.append((costs.sum(), len(costs)))
+        right.append((sum(map(str.__eq__, guesses, example.tags)), len(guesses)))
+    guesses, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
+    measures = {"loss": measure("loss", *zip(*nll)), "accuracy": measure("token_accuracy", *zip(*right))}
+    return Result(measures | measures_of(setting, "tags", guesses, references), rows)
+
+
+KIND = Kind((Tagged,), head, encode, objective, score, packs=True)

@@ -1,0 +1,46 @@
+"""What several objectives share: hidden states, some of them, the classifier's scores, and sums over classes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.models.transformer import Transformer
+from ftjax.objectives.base import IGNORE, Sums
+from ftjax.objectives.cross_entropy import cross_entropy
+
+
+def hidden_states(model: Transformer, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Any:
+    """The last hidden states `[B, T, D]` of `input_ids`, `segment_ids`, `position_ids` and, where the batch has them,
+    `token_type_ids`, `[B, T]` each. A key means training (dropout on)."""
+    training = key is not None
+    return model.apply(
+        variables, batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"],
+        token_type_ids=batch.get("token_type_ids"), training=training,
+        rngs={"dropout": key} if training else None, method="hidden",
+    ).last_hidden  # fmt: skip
+
+
+def at(hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    """`[B, T, D]` at positions `[B, M]` -> `[B, M, D]`."""
+    return jnp.take_along_axis(hidden, positions[..., None], axis=1)
+
+
+def pooled(model: Transformer, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
+    """One vector a row, by the model's pooling: `[B, D]`."""
+    return model.apply(variables, hidden_states(model, variables, batch, key), batch["segment_ids"], method="pool")
+
+
+def scores(model: Transformer, variables: Any, features: jax.Array, key: jax.Array | None) -> jax.Array:
+    """The classifier's scores of vectors: `[..., D]` -> `[..., C]`, fp32."""
+    rngs = None if key is None else {"dropout": jax.random.fold_in(key, 1)}
+    return model.apply(variables, features, key is not None, method="classify", rngs=rngs)
+
+
+def class_sums(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> Sums:
+    """Cross-entropy, `nll` and `accuracy` of logits `[..., C]` and labels `[...]` (-100 ignored), a weight of 1 each."""
+    loss, nll = cross_entropy(logits, labels, label_smoothing)
+    weight = jnp.sum(labels != IGNORE).astype(jnp.float32)
+    right = jnp.sum((logits.argmax(-1) == labels) & (labels != IGNORE)).astype(jnp.float32)
+    return Sums(loss.sum(), weight, {"nll": (nll.sum(), weight), "accuracy": (right, weight)})

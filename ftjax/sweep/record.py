@@ -1,0 +1,96 @@
+"""What a run's folder says: whether it is done, what came of it, and what is wrong with it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ftjax.sweep.attempt import Attempt, read_attempts
+from ftjax.sweep.trial import Run
+
+State = Literal["done", "running", "stale", "failed", "waiting", "damaged"]
+NEEDED = ("metrics", "best", "steps", "seed", "commit", "wall_seconds")
+
+
+class Record(NamedTuple):
+    """A run as it stands. Done is a whole result.json of this very config, whatever a process or scheduler said.
+
+    state: running or stale by whether the last attempt's processes live; failed where it ended without a result.
+    problem: what is damaged.
+    """
+
+    run: Run
+    state: State
+    result: dict[str, Any]
+    attempts: list[Attempt]
+    problem: str = ""
+
+    @property
+    def progress(self) -> tuple[int, float | None]:
+        """(last step in metrics.jsonl, seconds since the run last wrote something)."""
+        rows, folder = read_rows(self.run.folder), self.run.folder
+        files = [folder / "metrics.jsonl", *(attempt.log(folder) for attempt in self.attempts[-1:])]
+        times = [file.stat().st_mtime for file in files if file.exists()]
+        return (rows[-1]["step"] if rows else 0), (time.time() - max(times) if times else None)
+
+
+def read(run: Run) -> Record:
+    """The record of a run."""
+    try:
+        attempts = read_attempts(run.folder)
+        result = _result(run)
+    except ValueError as error:
+        return Record(run, "damaged", {}, [], str(error))
+    if result:
+        return Record(run, "done", result, attempts)
+    if not attempts:
+        return Record(run, "waiting", {}, [])
+    last = attempts[-1]
+    state: State = "running" if last.alive else "stale" if last.ended is None else "failed"
+    return Record(run, state, {}, attempts)
+
+
+def _result(run: Run) -> dict[str, Any]:
+    path = run.folder / "result.json"
+    if not path.exists():
+        return {}
+    result, config = _object(path), _object(run.folder / "config.json")
+    if missing := [name for name in NEEDED if name not in result]:
+        raise ValueError(f"{path}: has no {', '.join(missing)}")
+    theirs = {k: v for k, v in _flat(config) if not k.startswith("mesh.")}
+    if wrong := sorted(k for k in theirs.keys() | run.config.keys() if theirs.get(k) != run.config.get(k)):
+        raise ValueError(f"{run.folder}/config.json is of another config: {', '.join(wrong)} differ")
+    return result
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for name, value in config.items():
+        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return pairs
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: no JSON object")
+    return found
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; a half one, as a running or killed process leaves, is none."""
+    path, rows = folder / "metrics.jsonl", []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def curve(folder: Path, name: str) -> list[tuple[float, float]]:
+    """(step, value) of one name in a run's metrics.jsonl."""
+    return [(row["step"], row[name]) for row in read_rows(folder) if row.get(name) is not None]

@@ -1,0 +1,194 @@
+"""ELECTRA: the generator, its samples, and the model that finds them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from ftjax import tree
+from ftjax.errors import UserError
+from ftjax.models.transformer import Transformer
+from ftjax.objectives import rtd
+from ftjax.objectives.rtd import detection, generator_params, replaced_tokens, with_generator
+
+B, T = 3, 8
+SLOTS, CHOSEN = np.array([[1, 5], [0, 2], [6, 3]]), np.array([[1, 1], [1, 0], [0, 0]], bool)
+SAMPLES = np.array([[7, 8], [9, 3], [2, 1]])
+
+
+@pytest.fixture(scope="module")
+def pair(theirs, make):
+    """(torch's discriminator, ours, the generator, variables of both)."""
+    torch_model, model, variables = theirs("ElectraForPreTraining", embedding_size=10)
+    cfg = make("bert").cfg.replace(
+        hidden_size=8, num_heads=1, num_kv_heads=1, ffn_size=12, embed_size=10, num_layers=1, max_positions=32
+    )
+    generator = Transformer(cfg)
+    params = with_generator(variables["params"], generator, jax.random.key(0))
+    return torch_model, model, generator, {"params": params, "adapters": {}}
+
+
+@pytest.fixture
+def batch(full):
+    batch = full(B, T)[1]
+    batch["segment_ids"] = (np.arange(T) < np.array([[8], [5], [7]])).astype(np.int32)
+    return {name: jnp.asarray(x) for name, x in batch.items()}
+
+
+@pytest.fixture
+def fixed(monkeypatch):
+    """Fixes which tokens are chosen; fixed(samples) also what the generator writes."""
+
+    def mask(key, ids, segments):
+        return ids, jnp.asarray(SLOTS), jnp.where(CHOSEN, jnp.take_along_axis(ids, SLOTS, 1), -100)
+
+    monkeypatch.setattr(rtd, "masking", lambda *args, **kwargs: mask)
+
+    def write(samples):
+        nll = jnp.float32(2.5)
+        monkeypatch.setattr(rtd, "_sampled", lambda *args: (nll, jnp.asarray(samples)))
+
+    return write
+
+
+def detected(model, variables, batch, fake):
+    return jax.jit(lambda v: detection(model, v, batch, jnp.asarray(fake), None))(variables)
+
+
+def build(pair, **options):
+    return replaced_tokens(pair[1], pair[2], mask_id=4, special_ids=(), **options)
+
+
+def test_detection_is_that_of_transformers(pair, batch):
+    torch_model, model, _, variables = pair
+    fake = np.random.default_rng(0).random((B, T)) < 0.3
+    real = np.asarray(batch["segment_ids"]) != 0
+    with torch.no_grad():
+        out = torch_model(
+            torch.tensor(np.asarray(batch["input_ids"])).long(), attention_mask=torch.tensor(real).long(),
+            labels=torch.tensor(fake).long(),
+        )  # fmt: skip
+    each, right = detected(model, variables, batch, fake)
+    np.testing.assert_allclose(each.sum() / real.sum(), out.loss, rtol=1e-5)
+    np.testing.assert_array_equal(right, real & ((out.logits.numpy() > 0) == fake))
+    assert not np.asarray(each)[~real].any()
+
+
+def test_loss_by_hand(pair, batch, fixed):
+    """A sample that is the original token is no fake; a row counts as its chosen tokens do."""
+    _, model, _, variables = pair
+    samples = SAMPLES.copy()
+    samples[0, 0] = batch["input_ids"][0, 1]
+    fixed(samples)
+    sums = jax.jit(build(pair).loss)(variables, batch, None)
+    shown = np.asarray(batch["input_ids"]).copy()
+    shown[0, 5], shown[1, 0] = 8, 9
+    fake = shown != np.asarray(batch["input_ids"])
+    each, right = detected(model, variables, batch | {"input_ids": jnp.asarray(shown)}, fake)
+    means = np.asarray(each).sum(1) / [8, 5, 7]
+    np.testing.assert_allclose(sums.loss, 2.5 + 50 * means @ [2, 1, 0], rtol=1e-5)
+    assert sums.weight == 3 and fake.sum() == 2
+    assert sums.metrics["replaced"] == (2, 20) and sums.metrics["accuracy"] == (np.asarray(right).sum(), 20)
+    assert sums.metrics["generator_nll"] == (2.5, 3)
+
+
+def test_rows_add_up(pair, batch, fixed, monkeypatch):
+    fixed(SAMPLES)
+    monkeypatch.setattr(rtd, "_sampled", lambda g, v, h, y, key, chunk: (3.0 * (y >= 0).sum(), jnp.asarray(SAMPLES)))
+    loss = build(pair).loss
+    whole = loss(pair[3], batch, None)
+    parts = []
+    for row in range(B):
+        alone = (jnp.arange(B) == row)[:, None]
+        monkeypatch.setattr(rtd, "masking", lambda *args, alone=alone, **kwargs: lambda key, ids, segments: (
+            ids, jnp.asarray(SLOTS), jnp.where(CHOSEN & alone, jnp.take_along_axis(ids, SLOTS, 1), -100)
+        ))  # fmt: skip
+        parts.append(
+            build(pair).loss(pair[3], batch | {"segment_ids": jnp.where(alone, batch["segment_ids"], 0)}, None)
+        )
+    jax.tree.map(lambda x, *rest: np.testing.assert_allclose(x, sum(rest), rtol=1e-5), whole, *parts)
+
+
+@pytest.mark.parametrize("chunk", [2, 6, 100])
+def test_samples_and_their_nll(pair, chunk):
+    _, _, generator, variables = pair
+    tied = {"params": generator_params(variables["params"])}
+    hidden = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8)), jnp.float32)
+    labels = jnp.asarray([[3, 9, -100, 4, 1], [-100, 2, 2, 0, 49]])
+    nll, samples = rtd._sampled(generator, tied, hidden, labels, jax.random.key(0), chunk)
+    log_p = jax.nn.log_softmax(generator.apply(tied, hidden, method="logits"))
+    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(nll, -jnp.where(labels >= 0, picked, 0).sum(), rtol=1e-5)
+    assert samples.shape == labels.shape and (samples >= 0).all() and (samples < 50).all()
+    assert len(np.unique(samples)) > 5  # chunks do not share their draw
+
+
+def test_samples_follow_the_softmax(pair):
+    _, _, generator, variables = pair
+    tied = {"params": generator_params(variables["params"])}
+    tied["params"] = tree.map_paths(lambda path, x: x * 8 if path == "embed/tokens/embedding" else x, tied["params"])
+    h = jnp.broadcast_to(jnp.asarray(np.random.default_rng(1).standard_normal(8), jnp.float32), (4, 1000, 8))
+    _, samples = rtd._sampled(generator, tied, h, jnp.full((4, 1000), -100), jax.random.key(0), 1000)
+    p = np.asarray(jax.nn.softmax(generator.apply(tied, h[0, :1], method="logits")[0]))
+    times = np.bincount(np.asarray(samples).ravel(), minlength=50)
+    assert p.max() > 0.05
+    np.testing.assert_allclose(times / 4000, p, atol=4.5 * np.sqrt(p.max() / 4000))
+
+
+def test_no_gradient_through_the_samples(pair, batch):
+    """The generator's own parameters learn from its words alone, the shared tables from both sides."""
+    loss = lambda v, weight: build(pair, weight=weight, rate=0.5).loss(v, batch, jax.random.key(1)).loss  # noqa: E731
+    grad = jax.jit(jax.grad(loss))
+    grads = {weight: grad(pair[3], weight)["params"] for weight in (0.0, 50.0)}
+    own, found = tree.flatten(grads[0.0]["generator"]), tree.flatten(grads[50.0]["generator"])
+    for path, g in own.items():
+        np.testing.assert_allclose(found[path], g, rtol=1e-5, atol=1e-6, err_msg=path)
+        assert "embed/t" in path or "bias" in path or np.asarray(g).any(), path
+    for name in ("tokens", "positions"):
+        a, b = (grads[w]["embed"][name]["embedding"] for w in (0.0, 50.0))
+        assert a.any() and not np.allclose(a, b)
+    assert not np.asarray(grads[0.0]["classifier"]["kernel"]).any()
+    assert np.asarray(grads[50.0]["classifier"]["kernel"]).any()
+
+
+def test_the_generator_has_no_tables_of_its_own(pair):
+    _, _, generator, variables = pair
+    params = variables["params"]
+    assert not {"tokens", "positions"} & set(params["generator"]["embed"])
+    whole = generator_params(params)
+    assert whole["embed"]["tokens"] is params["embed"]["tokens"]
+    assert set(tree.flatten(whole)) == set(tree.flatten(jax.eval_shape(lambda: generator.init(
+        jax.random.key(0), jnp.zeros((1, 1), int)))["params"]))  # fmt: skip
+    again = with_generator({"embed": params["embed"]}, generator, jax.random.key(0))["generator"]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, params["generator"]))
+
+
+def test_85_of_100_are_masked(pair, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(rtd, "masking", lambda *args, **shares: seen.update(shares))
+    build(pair)
+    assert seen == {"masked": 0.85, "random": 0.0}
+
+
+def test_draws_are_of_the_key_and_evaluation_repeats(pair, batch):
+    loss = jax.jit(build(pair, rate=0.5).loss)
+    a, again, b = (loss(pair[3], batch, jax.random.key(seed)).loss for seed in (1, 1, 2))
+    assert a == again != b
+    assert loss(pair[3], batch, None).loss == loss(pair[3], batch, None).loss
+
+
+def test_empty_rows_give_zero(pair, batch):
+    loss = build(pair).loss
+    empty = batch | {"segment_ids": jnp.zeros_like(batch["segment_ids"])}
+    value, grads = jax.jit(jax.value_and_grad(lambda v: loss(v, empty, None).loss))(pair[3])
+    assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
+
+
+def test_pairs_that_do_not_fit(pair):
+    _, model, generator, _ = pair
+    with pytest.raises(UserError, match="got 'mlm' and 'mlm'"):
+        replaced_tokens(generator, generator, mask_id=4, special_ids=())
+    wide = Transformer(generator.cfg.replace(embed_size=12))
+    with pytest.raises(UserError, match="embed_width must be 10, is 12"):
+        replaced_tokens(model, wide, mask_id=4, special_ids=())

@@ -1,0 +1,154 @@
+"""Of every loss: padding, empty rows and micro-batches change nothing, and a batch of empty rows gives 0."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax import tree
+from ftjax.objectives.regression import regression
+from ftjax.objectives.similarity import similarity, with_pair_classifier
+from ftjax.objectives.span import span
+from ftjax.objectives.tagging import tagging
+from ftjax.objectives.words import between_words, label_words
+
+LENGTHS = (6, 4, 7)
+FLOATS, NONE = (0.5, 0.9, 0.1), float("nan")
+
+
+class Case(NamedTuple):
+    """A model, its objective, and what stands in the batch beside the tokens."""
+
+    model: dict  # options of `make`
+    objective: object
+    extras: object  # (row, its first slot, its length) -> the row's extras; row None where it is empty
+    group: int = 0
+
+
+def slots(row, at, n):
+    if row is None:
+        return {"label_positions": [0, 0, 0], "labels": [-100] * 3}
+    return {"label_positions": [at, at + n - 1, 0], "labels": [row, (row + 2) % 3, -100]}
+
+
+def ends(row, at, n):
+    return {"labels": [-100, -100] if row is None else [at + 1, at + n - 2]}
+
+
+def one(label, dtype=int):
+    return lambda row, at, n: {"labels": dtype(label[row]) if row is not None else (-100 if dtype is int else NONE)}
+
+
+def at_last(label, none):
+    return lambda row, at, n: {"label_positions": [at + n - 1], "labels": [none if row is None else label[row]]}
+
+
+def nothing(row, at, n):
+    return {}
+
+
+CASES = {
+    "tagging": Case(dict(head="tagging"), lambda m: tagging(m, label_smoothing=0.1), slots),
+    "span": Case(dict(head="span"), span, ends),
+    "regression": Case(dict(head="classification", num_classes=1), regression, one(FLOATS, float)),
+    "words": Case({}, lambda m: label_words(m, words=(7, 30, 11)), at_last((2, 0, 1), -100)),
+    "between": Case({}, lambda m: between_words(m, words=(7, 30), bounds=(0.0, 5.0)), at_last((0.5, 5.0, 0.0), NONE)),
+    "cosine": Case(dict(head="none", pooling="mean"), lambda m: similarity(m, "cosine"), one(FLOATS, float), 2),
+    "softmax": Case(dict(head="none", pooling="max"), lambda m: similarity(m, "softmax"), one((2, 0, 1)), 2),
+    "triplet": Case(dict(head="none", pooling="first"), lambda m: similarity(m, "triplet"), nothing, 3),
+    "in_batch": Case(dict(head="none", pooling="last"), lambda m: similarity(m, "in_batch"), nothing, 3),
+}
+
+
+def lay(case, rows, length=9, side="right"):
+    """Rows by number, None for an empty one."""
+    texts = max(case.group, 1)
+    shape = (len(rows), texts, length)
+    batch = {name: np.zeros(shape, np.int32) for name in ("input_ids", "segment_ids", "position_ids")}
+    batch["input_ids"] += 9  # what stands in padding must not matter
+    extras = []
+    for r, row in enumerate(rows):
+        n = at = 0
+        for g in range(texts if row is not None else 0):
+            n = LENGTHS[(row + g) % 3]
+            at = length - n if side == "left" else 0
+            part = (r, g, slice(at, at + n))
+            batch["input_ids"][part] = np.random.default_rng([row, g]).integers(0, 50, n)
+            batch["segment_ids"][part], batch["position_ids"][part] = 1, np.arange(n)
+        extras.append(case.extras(row, at, n))
+    if not case.group:
+        batch = {name: x[:, 0] for name, x in batch.items()}
+    columns = {name: [extra[name] for extra in extras] for name in extras[0]}
+    made = {name: np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32)
+            for name, x in columns.items()}  # fmt: skip
+    return {name: jnp.asarray(x) for name, x in {**batch, **made}.items()}
+
+
+@pytest.fixture(params=CASES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def made(make, name):
+    """(case, objective, variables)."""
+    case = CASES[name]
+    made = make("bert", **case.model)
+    params = made.params
+    if name == "softmax":
+        params = with_pair_classifier(params, 16, 3, jax.random.key(0), std=0.4)
+    return case, case.objective(made.model), {"params": params, "adapters": {}}
+
+
+def flat(sums):
+    return jnp.stack([sums.loss, sums.weight, *(x for _, pair in sorted(sums.metrics.items()) for x in pair)])
+
+
+def test_padding_and_micro_batches(made, name):
+    case, objective, variables = made
+    sums = lambda rows, **kwargs: flat(objective.loss(variables, lay(case, rows, **kwargs), None))  # noqa: E731
+    whole = sums([0, 1, 2])
+    assert whole[1] >= 3 and whole[0] > 0
+    for other in (sums([0, 1, 2, None, None]), sums([None, 2, 0, 1]), sums([0, 1, 2], side="left"),
+                  sums([0, 1, 2], length=12)):  # fmt: skip
+        np.testing.assert_allclose(other, whole, rtol=2e-5, atol=1e-5)
+    if name != "in_batch":
+        parts = sums([0, 2, None]) + sums([None, 1, None])
+        np.testing.assert_allclose(parts, whole, rtol=2e-5, atol=1e-5)
+
+
+def test_outputs_do_not_see_padding(made, name):
+    case, objective, variables = made
+    first = objective.outputs(variables, lay(case, [0, 1, 2, None]))
+    for side, rows in (("left", [0, 1, 2, None]), ("right", [None, 0, 1, 2])):
+        other = objective.outputs(variables, lay(case, rows, side=side))
+        for key, value in first.items():
+            a, b = np.asarray(value)[:3], np.asarray(other[key])[[i for i, r in enumerate(rows) if r is not None]]
+            if name == "span":
+                a, b = a[:, :4], np.stack([b[r, 9 - n if side == "left" else 0 :][:4] for r, n in enumerate(LENGTHS)])
+            if name == "tagging":
+                a, b = a[:, :2], b[:, :2]
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def test_empty_rows_give_zero_and_no_nan(made, name):
+    case, objective, variables = made
+    loss = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss({**variables, "params": p}, batch, None).loss))
+    value, grads = loss(variables["params"], lay(case, [None] * 4))
+    assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
+    value, grads = loss(variables["params"], lay(case, [None, 1, None, 2]))
+    assert value > 0 and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    body = {path for path, g in tree.flatten(grads).items() if not g.any()}
+    assert not {path for path in body if "layers" in path and "bias" not in path}
+
+
+def test_dropout_only_with_a_key(make, name):
+    case = CASES[name]
+    made = make("bert", **case.model, hidden_dropout=0.3)
+    params = with_pair_classifier(made.params, 16, 3, jax.random.key(0), std=0.4)
+    objective, batch = case.objective(made.model), lay(case, [0, 1, 2])
+    run = jax.jit(lambda key: objective.loss({"params": params, "adapters": {}}, batch, key).loss)
+    a, b, again = run(jax.random.key(0)), run(jax.random.key(1)), run(jax.random.key(0))
+    assert a != b and a == again and run(None) not in (a, b)

@@ -1,0 +1,118 @@
+"""From an experiment's file to command lines, configs and folders."""
+
+import os
+
+import pytest
+
+from configs.default import get_config
+from ftjax.errors import UserError
+from ftjax.sweep.trial import SCALES, digest, identity, load_experiment, make_runs, plain, resolve
+
+CONFIG = "configs/default.py"
+
+
+def runs(path, *overrides, scale="nano", workdir=None, digests=None):
+    return make_runs(load_experiment(str(path)), scale, CONFIG, overrides, workdir, digests)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("name", "count"), [("lora_rank", 15), ("lora_targets", 7)])
+def test_shipped_experiments_say_on_the_command_line_what_their_fields_say(name, count, scale, tmp_path):
+    made = runs(f"experiments/{name}.py", scale=scale, workdir=tmp_path)
+    seeds = {run.trial.seed for run in made}
+    assert len(made) == count * len(seeds) and len({run.folder for run in made}) == len(made)
+    assert len({run.folder.parent for run in made}) == count
+    for run in made:
+        config = get_config(run.trial.axes)
+        config.update_from_flattened_dict({**run.trial.fields, "seed": run.trial.seed})
+        assert run.config == plain(config)
+
+
+def test_equal_budget_is_equal(tmp_path):
+    for run in runs("experiments/lora_targets.py", workdir=tmp_path):
+        sites = 4 if run.config["method.targets"] == ["attention"] else len(run.config["method.targets"])
+        assert sites * run.config["method.rank"] == 8
+
+
+def test_identity(tmp_path):
+    (tmp_path / "rows.csv").write_text("name\nemma\n")
+    flags = [f"--config={CONFIG}:task=vowels", f"--config.task.data={tmp_path / 'rows.csv'}"]
+    of = lambda *more: identity(plain(resolve([*flags, *more])))  # noqa: E731
+    first = of()
+    assert first == of("--config.seed=7") == of("--config.mesh.data=2") == of("--config.method.rank=8")
+    assert len({first, of("--config.method.rank=4"), of("--config.task.max_length=63")}) == 3
+    os.utime(tmp_path / "rows.csv", (0, 0))
+    digest.cache_clear()
+    assert of() == first
+    (tmp_path / "rows.csv").write_text("name\nanna\n")
+    digest.cache_clear()
+    assert of() != first
+
+
+def test_digests(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "a").write_bytes(b"x" * (3 << 20))
+    first = digest(str(model))
+    for name, content in (("a", b"x" * (3 << 20) + b"y"), ("a", b"y" + b"x" * ((3 << 20) - 1)), ("b", b"")):
+        (model / name).write_bytes(content)
+        digest.cache_clear()
+        assert digest(str(model)) != first
+        (model / "b").unlink(missing_ok=True)
+        (model / "a").write_bytes(b"x" * (3 << 20))
+    digest.cache_clear()
+    (model / ".hidden").write_text("")
+    assert digest(str(model)) == first
+    assert digest("nano-gpt") and digest("nano-gpt") != digest("nano-bert") and not digest("org/somewhere")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result.json").write_text("{}")
+    before = digest(str(run))
+    (run / "events").write_text("")
+    digest.cache_clear()
+    assert digest(str(run)) == before
+
+
+def test_digests_of_the_time_serve_where_the_data_are_gone(write, tmp_path):
+    data = tmp_path / "rows.csv"
+    data.write_text("name\nemma\n")
+    override = f"--config.task.data={data}"
+    first = runs(write(), override, workdir=tmp_path)
+    digests = {str(data): digest(str(data)), "nano-gpt": digest("nano-gpt")}
+    data.unlink()
+    digest.cache_clear()
+    assert runs(write(), override, workdir=tmp_path, digests=digests) == first
+    assert runs(write(), override, workdir=tmp_path)[0].folder != first[0].folder
+
+
+def test_overrides_are_for_all_trials(write, tmp_path):
+    made = runs(write(), "--config.method.rank=3", "--config.model.path=nano-bert", workdir=tmp_path)
+    assert {(run.config["method.rank"], run.config["model.path"]) for run in made} == {(3, "nano-bert")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("from ftjax.sweep import Trial", "import no_such_module", ("table.py: line 6", "no_such_module")),
+        ("percent = True", "percent = (", ("table.py", "never closed")),
+        ("def trials", "def others", ("table.py", "trials(scale)")),
+        ('targets = {"one"', 'scale = scale.none; targets = {"one"', ("trials('nano')", "line 14", "none")),
+        ("for rank in (2, 8)", "for rank in ()", ("no trials", "nano")),
+        ("for seed in (0, 1)", "for seed in (0, 0)", ("two trials", "'one'", "r=2", "seed 0")),
+        ("method.rank", "method.ranks", ("one, r=2", "rank")),
+        ("task=vowels", "task=owls", ("one, r=2", "owls", "vowels")),
+        ('("one", "r=2")', '("one", "r=3")', ("theirs", "r=3")),
+    ],
+)
+def test_bad_experiments(write, tmp_path, old, new, words):
+    from tests.sweep.conftest import EXPERIMENT
+
+    with pytest.raises(UserError) as error:
+        runs(write(EXPERIMENT, (old, new)), workdir=tmp_path)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_no_such_experiment(tmp_path):
+    for path in ("nowhere.py", str(tmp_path), "README.md"):
+        with pytest.raises(UserError, match="no such experiment"):
+            load_experiment(path)
