@@ -52,6 +52,7 @@ def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type c
                 on_bad_row="error",  # or skip, counted
                 pad_side="right",
                 buckets=6,
+                row_length=0,  # of packed rows; 0: the shortest that holds every example
             ),
             loss=dict(label_smoothing=0.0, z_loss=0.0, reduction="token", chunk=2048),
             generate=dict(max_new_tokens=placeholder(int), examples=placeholder(int)),

@@ -5,11 +5,11 @@ rank 8, in two at rank 4, or in all four at rank 2; validation accuracy on WikiS
 its weights the shape can be reproduced: Wq or Wk alone is worst, and several matrices at a lower rank do at least as
 well as any one.
 
-    ftjax sweep experiments/lora_targets.py --scale=nano --workdir=runs/lora_targets
+    ftjax sweep experiments/lora_targets.py --scale=nano --workdir=runs/lora_targets --jobs=2
     ftjax table --workdir=runs/lora_targets --output=experiments/results/lora_targets.md
 
 nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answering the commonest count scores 43%.
-14 runs of 300 steps, two seeds, 4 minutes on 2 CPU cores with --jobs=2. small and paper as in lora_rank.py.
+14 runs of 300 steps, two seeds, 4 minutes on 2 CPU cores. small and paper as in lora_rank.py.
 """
 
 from experiments.lora_rank import RECIPES

@@ -5,6 +5,7 @@
     python -m experiments.speed methods   --data=DIR --tokenizer=GPT2_DIR
     python -m experiments.speed generate
     python -m experiments.speed load
+    python -m experiments.speed data      --data=DIR
 
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
@@ -29,6 +30,9 @@ share reached of the steps that memory allows: weights and half-full caches read
 
 `load` is the most anonymous memory while a directory of 1.2 billion parameters is loaded in its own bf16.
 
+`data` measures what comes before the step for the shipped nano-gpt on E2E, packed as it trains by default, on one core
+(the best of `--rounds`), and beside it the steps of full fine-tuning, batch size 8, on all cores.
+
 For training the model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`),
 written as a Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
 A record goes to `experiments/results/speed.jsonl`; the last of each kind make `experiments/results/speed.md`.
@@ -47,7 +51,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import speed_decode, speed_train
+from experiments import speed_data, speed_decode, speed_train
 from ftjax.sweep.render import text_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,7 +70,7 @@ def in_process(kind: str, name: str, folder: Path, args: argparse.Namespace) -> 
 
 def part(kind: str, name: str, folder: Path, args: argparse.Namespace) -> None:
     """The inside of `in_process`."""
-    parts = speed_train.PARTS | {"generate": speed_decode.generate, "load": speed_decode.load}
+    parts = speed_train.PARTS | speed_data.PARTS | {"generate": speed_decode.generate, "load": speed_decode.load}
     print(json.dumps(parts[kind](folder, name, args)))
 
 
@@ -76,7 +80,8 @@ def measure(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (speed_decode if args.command in ("generate", "load") else speed_train).prepare(folder, args)
+        if args.command != "data":
+            (speed_decode if args.command in ("generate", "load") else speed_train).prepare(folder, args)
         if args.command == "train":
             result: Any = {side: [] for side in SIDES}
             for side in SIDES * args.rounds:
@@ -90,6 +95,10 @@ def measure(args: argparse.Namespace) -> None:
                 print(side, json.dumps(result[side]), flush=True)
         elif args.command == "load":
             result = in_process("load", "ftjax", folder, args)
+        elif args.command == "data":
+            result = {}
+            for side in speed_data.SIDES:
+                result |= in_process(side, args.model, folder, args)
         elif args.command == "methods":
             result = in_process("methods", "all", folder, args)
         else:
@@ -166,9 +175,17 @@ def load_table(result: dict[str, Any]) -> str:
     return text_table(["parameters MiB", "peak anonymous MiB", "ratio", "seconds"], [row])
 
 
+def data_table(result: dict[str, Any]) -> str:
+    """Examples per second, and over those of training."""
+    facts = f"{result['examples']:,} examples, packed rows {result['fill']:.1%} full"
+    rates = {name: rate for name, rate in result.items() if name not in ("examples", "fill")}
+    rows = [[name, f"{rate:,.0f}", f"{rate / rates['training']:.1f}"] for name, rate in rates.items()]
+    return text_table([facts, "examples/s", "against training"], rows)
+
+
 TABLES = {
     "train": train_table, "decompose": decompose_table, "methods": methods_table, "generate": generate_table,
-    "load": load_table,
+    "load": load_table, "data": data_table,
 }  # fmt: skip
 
 
@@ -185,7 +202,14 @@ def main() -> None:
     decoding.add_argument("--new", type=int, default=64, help="tokens")
     decoding.add_argument("--rounds", type=int, default=2)
     loading = commands.add_parser("load", help="memory of loading")
-    for command in (decoding, loading):
+    feeding = commands.add_parser("data", help="the loader against training")
+    feeding.add_argument("--data", type=Path, required=True, help="the E2E folder")
+    feeding.add_argument("--model", default="nano-gpt")
+    feeding.add_argument("--batch_size", type=int, default=8)
+    feeding.add_argument("--steps", type=int, default=10, help="of training, measured")
+    feeding.add_argument("--warmup", type=int, default=2)
+    feeding.add_argument("--rounds", type=int, default=3)
+    for command in (decoding, loading, feeding):
         command.add_argument("--seed", type=int, default=0)
     for name, about in (
         ("train", "against transformers"),

@@ -4,13 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftjax.decode.embed import embed, embed_words
     from ftjax.decode.generate import generate
     from ftjax.hub import load, save
     from ftjax.hub.peft import load_adapter
 
-__all__ = ["generate", "load", "load_adapter", "save"]
+__all__ = ["embed", "embed_words", "generate", "load", "load_adapter", "save"]
 __version__ = "0.1.0"
 _HOMES = {
+    "embed": "ftjax.decode.embed",
+    "embed_words": "ftjax.decode.embed",
     "generate": "ftjax.decode.generate",
     "load": "ftjax.hub",
     "load_adapter": "ftjax.hub.peft",

@@ -14,7 +14,7 @@ FLOORS = [
     {"models"},
     {"methods", "objectives", "data"},
     {"hub", "decode", "parallel"},
-    {"distill"},
+    {"kinds", "distill"},
     {"train"},
     {"sweep"},
     {"cli"},

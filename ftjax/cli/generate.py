@@ -5,6 +5,8 @@ ftjax generate --model=nano-gpt --prompt="..." uses a model as it is: a shipped 
 ftjax generate --workdir=RUN --input=FILE.jsonl --output=OUT.jsonl continues every row's `prompt` (any other format of
 --config.task.files will do). A line of OUT.jsonl is the row with `continuations` (texts, the best first), their
 `scores` (a beam's; else log-probabilities) and `tokens`. The same command goes on where a killed one stopped.
+
+With --chat a prompt is what a user says: it is put into the chat template of the run, or of the model's tokenizer.
 """
 
 import hashlib
@@ -15,6 +17,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from ftjax.data.chat import Format, chat_format
+from ftjax.data.tasks.task import Chat
 from ftjax.decode.options import Options
 from ftjax.errors import UserError
 
@@ -45,6 +49,8 @@ class Start(NamedTuple):
     tokenizer: Any
     wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a prompt's
     decoder_start: int | None  # the first token of an encoder-decoder's decoder
+    chat: dict[str, str]  # the template and the system's message of what is said to it
+    form: Format | None = None  # where a prompt is said, and not gone on with
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -55,6 +61,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("input", None, "a file of rows with a prompt each, in place of --prompt", flag_values=values)
     flags.DEFINE_string("output", None, "where the answers to --input go, as JSON lines", flag_values=values)
     flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool(
+        "chat", False, "a prompt is what a user says, and an answer what the model says", flag_values=values
+    )
     flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
@@ -86,22 +95,26 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.decode.stream import stream
     from ftjax.decode.text import Stops
 
-    start = _load(get("workdir") or get("model"), bool(get("workdir")))
+    start = load(get("workdir") or get("model"), bool(get("workdir")))
     tokenizer, eos = start.tokenizer, start.tokenizer.eos_token_id
+    ends = [*([] if eos is None else [eos]), *get("stop_id")]
+    if get("chat"):
+        start = start._replace(form=chat_format(tokenizer, **start.chat))
+        ends.append(tokenizer.convert_tokens_to_ids(start.form.stop()))
     stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": get("max_new_tokens"), "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
         "beam_rule": get("beam_rule"),
         "decoder_start_token_id": start.decoder_start if get("decoder_start_token_id") is None
         else get("decoder_start_token_id"),
-        "eos_token_id": [*([] if eos is None else [eos]), *get("stop_id")], **{name: get(name) for name in HELP},
+        "eos_token_id": ends, **{name: get(name) for name in HELP},
     }  # fmt: skip
     if get("input"):
         _answer_file(start, Path(get("input")), Path(get("output")), get("batch_size"), stops, get("stop"), options)
         return
     options |= {"adapters": start.adapters, "stops": stops}
-    prompts = [_tokens(start, text, f"--prompt={text!r}") for text in get("prompt")]
-    before = [text if start.model.cfg.encoder is None else "" for text in get("prompt")]
+    prompts = [tokens_of(start, text, f"--prompt={text!r}") for text in get("prompt")]
+    before = [text if start.model.cfg.encoder is None and not get("chat") else "" for text in get("prompt")]
     if get("stream"):
         parts = stream(start.model, start.params, prompts[0], **options)
         first = next(parts, "")
@@ -118,27 +131,32 @@ def main(values: flags.FlagValues) -> None:
             print(before[i] + sequence.text, flush=True)
 
 
-def _load(name: str, is_run: bool) -> Start:
+def load(name: str, is_run: bool) -> Start:
+    """What a run or a model continues prompts with."""
     from ftjax import hub
     from ftjax.train.restore import load_run
 
     if not is_run:
         model, params = hub.load(name, head="lm")
         start = hub.decoder_start(name) if model.cfg.encoder else None
-        return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start)
+        return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start, {})
     f, parts = load_run(Path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     wrap = parts.around.prompt if parts.around else list
     start = parts.setting.decoder_start
-    return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start)
+    chat = {"template": f.task.chat_template, "system": f.task.system} if f.task.name == "chat" else {}
+    return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start, chat)
 
 
-def _tokens(start: Start, text: str, where: str) -> list[int]:
+def tokens_of(start: Start, text: str, where: str) -> list[int]:
+    """A prompt's ids; UserError where it has none, or is no text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: character {error.start + 1} of the prompt is half a surrogate pair") from None
+    if start.form:
+        return start.wrap(start.form.ids(start.form.question(Chat((("user", text),)), where)))
     tokens = start.tokenizer(text)["input_ids"] or [start.tokenizer.bos_token_id]
     if tokens == [None]:
         raise UserError(f"{where}: an empty prompt, and the tokenizer has no token to begin with (bos)")
@@ -164,7 +182,7 @@ def _answer_file(
             raise UserError(f"{place(row)}: no text under 'prompt'")
         if taken := [name for name in ADDED if name in row]:
             raise UserError(f"{place(row)}: has {', '.join(taken)} already, which this command adds; rename them")
-        prompts.append(_tokens(start, row["prompt"], place(row)))
+        prompts.append(tokens_of(start, row["prompt"], place(row)))
         if len(prompts[-1]) > most:
             raise UserError(
                 f"{place(row)}: a prompt of {len(prompts[-1])} tokens; with "
@@ -176,7 +194,7 @@ def _answer_file(
     for x in jax.tree.leaves(start.stored):
         weights = zlib.crc32(np.asarray(x).tobytes(), weights)
     made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": weights, "stop": strings}
-    made |= {"batch_size": batch_size, **options}
+    made |= {"batch_size": batch_size, **({"chat": start.chat} if start.form else {}), **options}
     with appending(output, made, total=len(rows), batch_size=batch_size) as (done, add):
         left = list(enumerate(prompts))[done:]
         answers = continue_batches(start.model, start.params, left, batch_size=batch_size, **how)

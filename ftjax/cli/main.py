@@ -16,6 +16,7 @@ COMMANDS = {
     "score": "texts against references: --task, --predictions",
     "generate": "continue prompts: --workdir or --model, --prompt",
     "fill": "words for masked places: --model or --workdir, --text",
+    "embed": "vectors of texts or words, and search among them: --model or --workdir, --input, --output, --query",
     "import": "a run of a PEFT adapter: --adapter, --model, --workdir",
     "export": "a run for PEFT or transformers: --workdir, --format, --output",
     "merge": "adapters into plain weights: --workdir, --output",

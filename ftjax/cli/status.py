@@ -15,6 +15,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Prints a table, what is damaged, and a count by state."""
+    from ftjax.sweep.attempt import LOST
     from ftjax.sweep.record import read
     from ftjax.sweep.render import text_table
     from ftjax.sweep.workdir import open_sweep
@@ -27,7 +28,7 @@ def main(values: flags.FlagValues) -> None:
     for record in records:
         (step, age), last = record.progress, record.attempts[-1] if record.attempts else None
         total = record.result.get("steps") or record.run.config["steps"] or "?"
-        causes = Counter(a.cause or record.state for a in record.attempts)
+        causes = Counter(a.cause or ("running" if a.alive else LOST) for a in record.attempts)
         rows.append([
             record.run.label, record.state, f"{step}/{total}", "" if age is None else _ago(age),
             ", ".join(f"{count} {cause}" for cause, count in causes.items()),

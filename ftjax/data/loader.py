@@ -51,6 +51,7 @@ class Loader(grain.IterDataset[Arrays]):
         shuffle: bool = True,
         *,
         max_length: int | None = None,
+        row_length: int = 0,
         pad_side: Literal["left", "right"] = "right",
         buckets: int = 6,
         window: int | None = None,
@@ -64,7 +65,8 @@ class Loader(grain.IterDataset[Arrays]):
             batch_size: examples per batch.
             seed: of the order.
             shuffle: whether to train, shuffled and without end, or to evaluate, in order and once.
-            max_length: no row is longer; None leaves the rounding up of lengths unbounded.
+            max_length: no example's row is longer; None leaves the rounding up of lengths unbounded.
+            row_length: of packed rows; 0 takes the smallest multiple of 64 that holds the longest example.
             pad_side: where the padding is.
             buckets: the most bucket lengths.
             window: see `layout.bucket_batches`; None is 50 when shuffled and 0, in order, when not.
@@ -88,7 +90,9 @@ class Loader(grain.IterDataset[Arrays]):
         self._sources = encoded.source.lengths if encoded.source else nothing
         self._totals = self._lengths + self._sources
         if self._packed:
-            length = plans.row_length(self._lengths, max_length)
+            length = row_length or plans.row_length(self._lengths, max_length)
+            if self._lengths.max() > length:
+                raise ValueError(f"an example of {self._lengths.max()} tokens cannot sit in a row of {length}")
             self._rows = plans.rows_per_batch(self._lengths, length, batch_size)
             labels, source = (plans.capacity(self._lengths, n, length) for n in (self._counts, self._sources))
             self._shapes = {length: Shape(length, labels, source)}

@@ -36,6 +36,7 @@ TEMPLATES: dict[str, Template] = {
     ),
     "mrpc": Template("{text} {mask}, {text_pair:lower}", {"different": "No", "equivalent": "Yes"}),
     "qqp": Template("{text} {mask}, {text_pair:lower}", {"different": "No", "duplicate": "Yes"}),
+    "stsb": Template("{text} {mask}, {text_pair:lower}", {"low": "No", "high": "Yes"}),
     "mnli": _INFERENCE,
     "sick": _INFERENCE,
     "qnli": _ENTAILMENT,

@@ -51,7 +51,7 @@ class Divergence:
       renormalised: between p and q given K; it never sees what the student puts elsewhere;
       tail_bucket: all other tokens count as one; never above the full divergence (data processing).
 
-    A probability that underflows, or that a logit of -inf forbids, counts as 0 and gives no NaN. Of two
+    A probability that underflows, or that a teacher's logit of -inf forbids, counts as 0 and gives no NaN. Of two
     vocabularies padded to different sizes, the common part counts.
 
     Raises:
@@ -75,7 +75,7 @@ class Divergence:
 
     def __call__(self, student: jax.Array, teacher: Any) -> jax.Array:
         log_p, log_q = self._common(student.astype(jnp.float32) / self.temperature, teacher)
-        value = self._value(jnp.maximum(log_p, FLOOR), jnp.maximum(log_q, FLOOR))
+        value = self._value(jnp.maximum(log_p, FLOOR), log_q)
         return value * self.temperature**2 if self.t_squared else value
 
     def _common(self, z: jax.Array, teacher: Any) -> tuple[jax.Array, jax.Array]:

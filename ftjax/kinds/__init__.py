@@ -1,6 +1,6 @@
 """The kinds of tasks, one file each: what `task.objective` may name."""
 
-from ftjax.kinds import classification, lm, regression, similarity, span, tagging
+from ftjax.kinds import choice, classification, cloze, lm, regression, similarity, span, tagging, words
 from ftjax.kinds.base import Found, Kind, Result, Setting, require
 
 KINDS: dict[str, Kind] = {
@@ -10,6 +10,9 @@ KINDS: dict[str, Kind] = {
     "tagging": tagging.KIND,
     "span": span.KIND,
     "similarity": similarity.KIND,
+    "words": words.KIND,
+    "choice": choice.KIND,
+    "cloze": cloze.KIND,
 }
 
 __all__ = ["KINDS", "Found", "Kind", "Result", "Setting", "require"]

@@ -9,7 +9,7 @@ import numpy as np
 from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.tasks.task import Task
 from ftjax.errors import UserError
-from ftjax.metrics import METRICS, Measure, measure
+from ftjax.metrics import METRICS, Measure, Rows, measure
 from ftjax.models.transformer import Transformer
 from ftjax.objectives.base import Objective
 
@@ -91,9 +91,7 @@ def label_smoothing(f: Any) -> float:
     return value
 
 
-def measures_of(
-    setting: Setting, takes: str, predictions: Sequence[Any], references: Sequence[Any]
-) -> dict[str, Measure]:
+def measures_of(setting: Setting, takes: str, predictions: Rows, references: Rows) -> dict[str, Measure]:
     """The task's metrics of that sort (`Metric.takes`), by name."""
     names = [name for name in setting.task.metrics if METRICS[name].takes == takes]
     return {name: measure(name, predictions, references) for name in names}

@@ -1,12 +1,13 @@
-"""Language modelling by decoders and encoder-decoders: a prompt and its completion, marked text, or whole documents."""
+"""Language modelling by decoders and encoder-decoders: prompt and completion, conversations, marked text, documents."""
 
 from typing import Any
 
 import numpy as np
 
+from ftjax.data.chat import Format, asked_and_answered, chat_format, encode_chats
 from ftjax.data.encode import encode_lm, encode_seq2seq, encode_text_chunks
 from ftjax.data.encoded import Collector, Encoded
-from ftjax.data.tasks.task import Marked, Text
+from ftjax.data.tasks.task import Chat, Marked, Question, Text
 from ftjax.errors import UserError
 from ftjax.kinds.base import (
     Found,
@@ -19,6 +20,7 @@ from ftjax.kinds.base import (
     require,
     with_rows,
 )  # fmt: skip
+from ftjax.kinds.shots import answer_in, as_text, in_context
 from ftjax.metrics import measure
 from ftjax.objectives.base import Objective
 from ftjax.objectives.lm import causal_lm
@@ -29,10 +31,18 @@ def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
     return dict(head="lm")
 
 
-def encode(setting: Setting, examples: list[Text | Marked], out: Collector, training: bool) -> Encoded:
-    """Next-token labels; of an encoder-decoder the prompt is the encoder's."""
+def encode(setting: Setting, examples: list[Any], out: Collector, training: bool) -> Encoded:
+    """As `encode_texts`, questions as prompts and answers, `task.shots` solved examples before each prompt."""
+    return encode_texts(setting, in_context(setting, examples), out, training)
+
+
+def encode_texts(setting: Setting, examples: list[Text | Marked | Chat], out: Collector, training: bool) -> Encoded:
+    """Next-token labels; of an encoder-decoder the prompt is the encoder's.
+
+    A conversation is one example where it is trained on; else each of its turns that counts is one, with its past.
+    """
     if setting.model.cfg.encoder is not None:
-        if setting.task.chunked or any(isinstance(example, Marked) for example in examples):
+        if setting.task.chunked or any(isinstance(example, Marked | Chat) for example in examples):
             raise UserError(
                 f"task.name={setting.f.task.name}: its texts have no source and target for an encoder-decoder; take a"
                 " decoder, or objective=spans for raw text"
@@ -42,7 +52,14 @@ def encode(setting: Setting, examples: list[Text | Marked], out: Collector, trai
         return encode_seq2seq(examples, setting.tokenizer, setting.decoder_start, out)  # type: ignore[arg-type]
     if setting.task.chunked:
         return encode_text_chunks(examples, setting.tokenizer, out)  # type: ignore[arg-type]
-    return encode_lm(examples, setting.tokenizer, out)
+    if any(isinstance(example, Chat) for example in examples):
+        return encode_chats(examples, _format(setting), out, whole=training)  # type: ignore[arg-type]
+    return encode_lm(examples, setting.tokenizer, out)  # type: ignore[arg-type]
+
+
+def _format(setting: Setting) -> Format:
+    task = setting.f.task
+    return chat_format(setting.tokenizer, task.chat_template, task.system, task.learn)
 
 
 def objective(setting: Setting) -> Objective:
@@ -57,8 +74,8 @@ def objective(setting: Setting) -> Objective:
     )  # fmt: skip
 
 
-def score(setting: Setting, examples: list[Text | Marked], encoded: Encoded, found: Found, write: Write) -> Result:
-    """Perplexity, bits per byte, and metrics of written answers.
+def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found, write: Write) -> Result:
+    """Perplexity, bits per byte, and metrics of written answers: to prompts, or to what leads to a last turn.
 
     Examples with one prompt are one question with several references. A row has `prompt`, `prediction`, `references`
     and the metrics that it has by itself.
@@ -66,7 +83,7 @@ def score(setting: Setting, examples: list[Text | Marked], encoded: Encoded, fou
     nll, hits = (np.asarray([values.sum() for values in found[name]]) for name in ("nll", "correct"))
     tokens = np.asarray([len(values) for values in found["nll"]])
     texts, text_of = np.unique(encoded.rows, return_inverse=True)  # of which some are cut into chunks
-    bytes_of = np.asarray([len(learned(examples[row], setting.tokenizer.eos_token).encode()) for row in texts])
+    bytes_of = np.asarray([len(learned(examples, encoded, row, setting.tokenizer).encode()) for row in texts])
     measures = {
         "loss": measure("loss", nll, tokens),
         "perplexity": measure("perplexity", nll, tokens),
@@ -75,27 +92,50 @@ def score(setting: Setting, examples: list[Text | Marked], encoded: Encoded, fou
     }
     if setting.task.chunked or any(isinstance(example, Marked) for example in examples):
         return Result(measures, [])
-    questions: dict[str, list[int]] = {}
-    for i, row in enumerate(encoded.rows):
-        questions.setdefault(examples[row].prompt, []).append(i)
-    asked = list(questions.items())[: write.limit]
-    answers = write([same[0] for _, same in asked]) if asked else []
-    eos = setting.tokenizer.eos_token or ""
-    rows: list[dict[str, Any]] = []
-    for (prompt, same), answer in zip(asked, answers):
-        references = list(dict.fromkeys(examples[encoded.rows[i]].completion.removesuffix(eos).strip() for i in same))
-        rows.append({"prompt": prompt, "prediction": answer.strip(), "references": references})
+    asked = list(questions(examples, encoded, setting.tokenizer).items())[: write.limit]
+    answers = write([index for _, (index, _) in asked]) if asked else []
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": prompt,
+            "prediction": answer_in(setting, answer, examples[encoded.rows[index]]),
+            "references": references,
+        }
+        for (prompt, (index, references)), answer in zip(asked, answers)
+    ]
     if rows:
         predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
         measures |= with_rows(measures_of(setting, "texts", predictions, references), rows)
     return Result(measures, rows)
 
 
-def learned(example: Text | Marked, eos: str | None) -> str:
-    """The characters that an example teaches, an end token apart."""
+def questions(examples: list[Any], encoded: Encoded, tokenizer: Any) -> dict[str, tuple[int, list[str]]]:
+    """{prompt: (the encoded example that asks it, its references)}; of a conversation, what leads to its last turn."""
+    found: dict[str, tuple[int, list[str]]] = {}
+    for i, row in enumerate(encoded.rows):
+        example = examples[row]
+        if isinstance(example, Question):
+            prompt, given = as_text(example, "").prompt, [text for text, _ in example.answers]
+        elif isinstance(example, Text):
+            prompt, given = example.prompt, [example.completion.removesuffix(tokenizer.eos_token or "")]
+        elif i + 1 < len(encoded) and encoded.rows[i + 1] == row:
+            continue
+        else:
+            prompt, answer = asked_and_answered(encoded, i, tokenizer)
+            given = [answer]
+        references = found.setdefault(prompt, (i, []))[1]
+        references += dict.fromkeys(x for one in given if (x := one.strip()) not in references)
+    return found
+
+
+def learned(examples: list[Any], encoded: Encoded, row: int, tokenizer: Any) -> str:
+    """The characters that an example teaches, end tokens apart."""
+    example = as_text(examples[row], "")
     if isinstance(example, Text):
-        return example.completion.removesuffix(eos or "")
-    return "".join(example.text[start:end] for start, end in example.learned)
+        return example.completion.removesuffix(tokenizer.eos_token or "")
+    if isinstance(example, Marked):
+        return "".join(example.text[start:end] for start, end in example.learned)
+    turns = np.flatnonzero(encoded.rows == row)
+    return "".join(asked_and_answered(encoded, int(i), tokenizer)[1] for i in turns)
 
 
-KIND = Kind((Text, Marked), head, encode, objective, score, packs=True, writes=True)
+KIND = Kind((Text, Marked, Question, Chat), head, encode, objective, score, packs=True, writes=True)

@@ -16,7 +16,7 @@ from ftjax.metrics import measure
 from ftjax.objectives.base import Objective
 from ftjax.objectives.similarity import TEXTS, similarity, with_pair_classifier
 
-LOSSES = {Scored: ("cosine",), Labelled: ("softmax",), Texts: ("in_batch", "triplet")}  # by examples
+CHUNK = 1000  # anchors that are compared with all positives at a time
 
 
 def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -27,9 +27,16 @@ def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def loss_of(setting: Setting) -> str:
-    """`task.loss`, or what suits the task's examples: softmax of classes, cosine of numbers, else in_batch."""
-    default = "softmax" if setting.classes else "cosine" if "regression" in setting.task.objectives else "in_batch"
-    return setting.f.task.loss or default
+    """`task.loss`, or the first that suits the task's examples.
+
+    Raises:
+      UserError: one that does not.
+    """
+    numbers = "regression" in setting.task.objectives
+    suiting = ("softmax",) if setting.classes else ("cosine",) if numbers else ("in_batch", "triplet")
+    loss = setting.f.task.loss or suiting[0]
+    require("task.loss", loss, loss in suiting, f"{' or '.join(suiting)} with task={setting.f.task.name}")
+    return loss
 
 
 def params(setting: Setting, values: Any, key: jax.Array) -> Any:
@@ -43,9 +50,14 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
     """The texts of an example apart, as sequences of a group. 'truncate' cuts each.
 
     Raises:
-      UserError: too long, a text without a partner, or examples that the loss cannot use.
+      UserError: too long, a text without a partner, a score outside `task.bounds`, or an encoder-decoder.
     """
     loss, batch = loss_of(setting), 1000
+    if setting.model.cfg.encoder is not None:
+        raise UserError(f"model.path={setting.f.model.path}: similarity takes an encoder or a decoder, not both")
+    if loss == "cosine":
+        low, high = setting.f.task.bounds
+        require("task.bounds", (low, high), low < high, "the lowest and the highest score, as 0.0,5.0")
     for start in range(0, len(examples), batch):
         chunk = examples[start : start + batch]
         texts = [
@@ -56,10 +68,6 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
         for row, (example, group) in enumerate(zip(chunk, texts), start):
             sequences, at = flat[at : at + len(group)], at + len(group)
             with out.bad:
-                if loss not in LOSSES[type(example)]:
-                    raise UserError(
-                        f"task.loss={loss!r}: examples of this task have {', '.join(LOSSES[type(example)])}"
-                    )
                 if None in group or len(group) not in TEXTS[loss]:
                     wanted = " or ".join(map(str, TEXTS[loss]))
                     there = sum(text is not None for text in group)
@@ -106,20 +114,22 @@ def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found,
         return Result({"accuracy": measure("accuracy", nearer > 0, np.ones(len(nearer), bool))}, rows)
     cosines = np.asarray(found["cosine"], np.float64)
     if encoded.labels.dtype == np.float32:
-        rows = [
-            {**texts_of(x), "prediction": float(c), "reference": x.score} for x, c in zip(chosen, cosines)
-        ]  # fmt: skip
-        return Result(
-            errors_of(cosines, encoded.labels) | measures_of(setting, "numbers", cosines, encoded.labels), rows
-        )
-    vectors = np.stack(found["vectors"]).astype(np.float64)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    best = (vectors[:, 0] @ vectors[:, 1].T).argmax(1)  # among the positives of the whole split
-    rows = [
-        {"texts": list(x.texts), "prediction": chosen[j].texts[1], "reference": x.texts[1]}
-        for x, j in zip(chosen, best)
-    ]
-    return Result({"accuracy": measure("accuracy", best, np.arange(len(best)))}, rows)
+        rows = [{**texts_of(x), "prediction": float(c), "reference": x.score} for x, c in zip(chosen, cosines)]
+        errors = errors_of(cosines, encoded.labels)
+        return Result(errors | measures_of(setting, "numbers", cosines, encoded.labels), rows)
+    nearest = [chosen[j].texts[1] for j in nearest_positives(np.stack(found["vectors"]))]
+    rows = [{"texts": list(x.texts), "prediction": text, "reference": x.texts[1]} for x, text in zip(chosen, nearest)]
+    right = np.array([x.texts[1] == text for x, text in zip(chosen, nearest)])  # a text may be several rows' positive
+    return Result({"accuracy": measure("accuracy", right, np.ones(len(right), bool))}, rows)
+
+
+def nearest_positives(vectors: np.ndarray) -> np.ndarray:
+    """The row of the positive that is nearest by cosine to each anchor, of all rows': `[n, G, D]` -> `[n]`."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units = vectors / np.maximum(norms, np.finfo(vectors.dtype).tiny)
+    return np.concatenate(
+        [(units[start : start + CHUNK, 0] @ units[:, 1].T).argmax(1) for start in range(0, len(units), CHUNK)]
+    )
 
 
 KIND = Kind((Labelled, Scored, Texts), head, encode, objective, score, params=params)

@@ -14,7 +14,6 @@ from ftjax.objectives.base import Objective
 from ftjax.objectives.span import FIRST, LAST, span
 
 BATCH = 100  # questions per call of the tokenizer
-CANDIDATES = 20  # starts and ends that are paired
 
 
 def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -34,13 +33,15 @@ def encode(setting: Setting, examples: list[Question], out: Collector, training:
     if not is_encoder(tokenizer):
         raise UserError(f"model.path={setting.f.model.path}: span answers need an encoder; take objective=lm")
     require("task.doc_stride", stride, 0 <= stride < max_length, f"0 or more, below task.max_length={max_length}")
+    require("task.max_answer", setting.f.task.max_answer, setting.f.task.max_answer >= 1, "1 or more")
+    special = tokenizer.num_special_tokens_to_add(pair=True)
     for start in range(0, len(examples), BATCH):
         chunk = list(enumerate(examples[start : start + BATCH], start))
         lengths = tokenizer([x.question for _, x in chunk], add_special_tokens=False, verbose=False)["input_ids"]
         asked = []
         for (row, example), ids in zip(chunk, lengths):
             with out.bad:
-                if len(ids) + 3 + stride >= max_length:
+                if len(ids) + special + stride >= max_length:
                     raise UserError(
                         f"{out.place(row)}: a question of {len(ids)} tokens leaves no room for the context in"
                         f" task.max_length={max_length} with task.doc_stride={stride}; raise the one or lower the other"
@@ -86,9 +87,11 @@ def place(example: Question, spans: np.ndarray, none: int) -> tuple[int, int]:
     if not example.answers:
         return none, none
     text, first = example.answers[0]
-    last = first + len(text)
-    inside = np.flatnonzero((spans[:, 1] > first) & (spans[:, 0] < last) & (spans[:, 1] > spans[:, 0]))
-    if not len(inside) or spans[inside[0], 0] > first or spans[inside[-1], 1] < last:
+    last = first + len(text.rstrip())
+    first += len(text) - len(text.lstrip())  # no token begins with a space, or one does with that before it
+    context = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    inside = context[(spans[context, 1] > first) & (spans[context, 0] < last)]
+    if not len(inside) or spans[context, 0].min() > first or spans[context, 1].max() < last:
         return none, none
     return int(inside[0]), int(inside[-1])
 
@@ -115,10 +118,10 @@ def score(setting: Setting, examples: list[Question], encoded: Encoded, found: F
         at = int(np.flatnonzero(encoded.tokens[part] == cls)[0])
         real = len(starts)
         begin, end = (_real(found[name][window], real, setting) for name in ("start", "end"))
-        value, first, last = _best(begin, end, ends > starts, task.max_answer)
+        value, first, last = best_span(begin, end, ends > starts, task.max_answer)
         none[row] = min(none.get(row, np.inf), float(begin[at] + end[at]))
         if row not in best or value > best[row][0]:
-            best[row] = value, examples[row].context[starts[first] : ends[last]] if value > -np.inf else ""
+            best[row] = value, examples[row].context[starts[first] : ends[last]]
     rows = []
     for row, (value, text) in best.items():
         example = examples[row]
@@ -134,16 +137,14 @@ def _real(logits: np.ndarray, real: int, setting: Setting) -> np.ndarray:
     return logits[len(logits) - real :] if setting.f.data.pad_side == "left" else logits[:real]
 
 
-def _best(begin: np.ndarray, end: np.ndarray, context: np.ndarray, longest: int) -> tuple[float, int, int]:
-    """(score, first, last) of the best span inside the context."""
-    firsts, lasts = (
-        np.argsort(np.where(context, x, -np.inf))[::-1][:CANDIDATES] for x in (begin, end)
-    )  # fmt: skip
-    gap = lasts[None] - firsts[:, None]
-    fits = (gap >= 0) & (gap < longest) & context[firsts][:, None] & context[lasts][None]
-    values = np.where(fits, begin[firsts][:, None] + end[lasts][None], -np.inf)
-    i, j = np.unravel_index(int(values.argmax()), values.shape)
-    return float(values[i, j]), int(firsts[i]), int(lasts[j])
+def best_span(begin: np.ndarray, end: np.ndarray, context: np.ndarray, longest: int) -> tuple[float, int, int]:
+    """(score, first, last) of the span of at most `longest` tokens inside the context whose two scores `[T]` have the
+    highest sum; -inf where there is no context."""
+    begin, end = (np.where(context, x, -np.inf) for x in (begin, end))
+    ahead = np.lib.stride_tricks.sliding_window_view(np.pad(end, (0, longest - 1), constant_values=-np.inf), longest)
+    sums = begin + ahead.max(1)
+    first = int(sums.argmax())
+    return float(sums[first]), first, first + int(ahead[first].argmax())
 
 
 KIND = Kind((Question,), head, encode, objective, score)

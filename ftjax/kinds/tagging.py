@@ -1,12 +1,11 @@
 """A tag for each word: names, parts of speech. The first piece of a word carries its tag."""
 
-from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from ftjax.data.encode import is_encoder
+from ftjax.data.align import first_pieces, words_of
 from ftjax.data.encoded import IGNORED, Collector, Encoded
 from ftjax.data.tasks.task import Tagged
 from ftjax.errors import UserError
@@ -30,18 +29,19 @@ def encode(setting: Setting, examples: list[Tagged], out: Collector, training: b
       UserError: too long, a tag outside the classes, or a word that the tokenizer makes nothing of.
     """
     tokenizer, index = setting.tokenizer, {name: i for i, name in enumerate(setting.classes)}
-    special = is_encoder(tokenizer)
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
         encoding = tokenizer(
-            [" ".join(example.words) for example in chunk], add_special_tokens=special, return_offsets_mapping=True,
+            [" ".join(example.words) for example in chunk], return_offsets_mapping=True,
             return_special_tokens_mask=True, verbose=False,
         )  # fmt: skip
         for row, example in enumerate(chunk, start):
             with out.bad:
                 at = row - start
                 tokens, fixed = encoding["input_ids"][at], encoding["special_tokens_mask"][at]
-                first = first_pieces(example.words, encoding["offset_mapping"][at], fixed, out.place(row))
+                ends = [end - 1 for end in accumulate(len(word) + 1 for word in example.words)]
+                word_of = words_of(ends, encoding["offset_mapping"][at], fixed)
+                first = first_pieces(example.words, word_of, out.place(row))
                 labels = np.full(len(tokens), IGNORED, np.int32)
                 for piece, tag in zip(first, example.tags, strict=True):
                     if tag not in index:
@@ -57,26 +57,6 @@ def encode(setting: Setting, examples: list[Tagged], out: Collector, training: b
                     tokens, labels = [*tokens[:kept], *last], np.append(labels[:kept], [IGNORED] * len(last))
                 out.add(row, [tokens], labels)
     return out.encoded("token", tokenizer.pad_token_id)
-
-
-def first_pieces(words: tuple[str, ...], spans: list[tuple[int, int]], fixed: list[int], where: str) -> list[int]:
-    """The index of the first token of each word, by character offsets in the words joined by single spaces.
-
-    A token may begin with the space before its word.
-    """
-    begins = list(accumulate((len(word) + 1 for word in words[:-1]), initial=0))
-    first: dict[int, int] = {}
-    for token, (start, end) in enumerate(spans):
-        if fixed[token] or end <= start:
-            continue
-        word = bisect_right(begins, start) - 1
-        if start >= begins[word] + len(words[word]):  # on the space: of the next one
-            word += 1
-        first.setdefault(word, token)
-    missing = [word for i, word in enumerate(words) if i not in first]
-    if missing:
-        raise UserError(f"{where}: the tokenizer makes no token of the word {missing[0]!r}; remove it")
-    return [first[i] for i in range(len(words))]
 
 
 def objective(setting: Setting) -> Objective:

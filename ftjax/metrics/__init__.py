@@ -4,8 +4,6 @@ Shares and correlations are fractions, not per cent: BLEU's 0.66 is others' 66.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 from ftjax.metrics.bleu import bleu, bleu_counts, sentence_bleu
 from ftjax.metrics.bootstrap import bootstrap, bootstrap_ratio, bootstrap_rows, bootstrap_sums, ratio
@@ -16,10 +14,11 @@ from ftjax.metrics.correlation import moments, pairs, pearson, spearman
 from ftjax.metrics.entities import entity_counts, entity_f1
 from ftjax.metrics.likelihood import bits_per_byte, perplexity
 from ftjax.metrics.meteor import meteor
-from ftjax.metrics.metric import Measure, Metric, mean, of_rows, of_sums, whole
+from ftjax.metrics.metric import Measure, Metric, Rows, mean, of_rows, of_sums, whole
 from ftjax.metrics.nist import nist, nist_counts, sentence_nist
 from ftjax.metrics.rouge import rouge
 from ftjax.metrics.rouge_l import rouge_l
+from ftjax.metrics.sql import lf_accuracy
 from ftjax.metrics.squad import squad_exact_match, squad_f1
 from ftjax.metrics.text import exact_match
 
@@ -44,6 +43,7 @@ METRICS: dict[str, Metric] = {
     "bits_per_byte": Metric("lower", "sums", of_sums(pairs, bits_per_byte)),
     # of texts; rows' bleu is smoothed, rows' nist is of the row alone
     "exact_match": Metric("higher", "texts", mean(exact_match)),
+    "lf_accuracy": Metric("higher", "texts", mean(lf_accuracy)),
     "squad_exact_match": Metric("higher", "texts", mean(squad_exact_match)),
     "squad_f1": Metric("higher", "texts", mean(squad_f1)),
     "bleu": Metric("higher", "texts", of_sums(bleu_counts, bleu, sentence_bleu)),
@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = {
 WRITTEN = tuple(name for name, metric in METRICS.items() if metric.takes == "texts")
 
 
-def measure(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> Measure:
+def measure(name: str, predictions: Rows, references: Rows) -> Measure:
     """A metric of `METRICS` over rows, which are as its `takes` says: `.value`, `.interval()`, `.rows`.
 
     Raises:

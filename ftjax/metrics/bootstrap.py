@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 Interval = tuple[float, float]
+Values = Sequence[float] | np.ndarray
 
 
-def bootstrap(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+def bootstrap(values: Values, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
     """Interval of the mean of per-example values `[n]` at the given level.
 
     Raises:
@@ -16,9 +17,7 @@ def bootstrap(values: Sequence[float], level: float = 0.95, draws: int = 2000, s
     return bootstrap_ratio(values, np.ones(len(values)), level=level, draws=draws, seed=seed)
 
 
-def bootstrap_ratio(
-    sums: Sequence[float], weights: Sequence[float] | np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap_ratio(sums: Values, weights: Values, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
     """Interval of the sum of `sums` `[n]` over the sum of `weights` `[n]`: of a loss by tokens, with each row's tokens.
 
     Raises:

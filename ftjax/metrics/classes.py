@@ -10,7 +10,7 @@ def accuracy(predictions: Sequence, labels: Sequence) -> list[float]:
     return [float(p == label) for p, label in zip(predictions, labels, strict=True)]
 
 
-def class_counts(predictions: Sequence[int], labels: Sequence[int]) -> np.ndarray:
+def class_counts(predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
     """`[n, 3, C]`, for each class index: whether the row is predicted so and is so, is predicted so, is so."""
     guess, gold = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
     if guess.shape != gold.shape:

@@ -7,6 +7,8 @@ import numpy as np
 
 from ftjax.metrics.bootstrap import Interval, bootstrap_rows, bootstrap_sums, ratio
 
+Rows = Sequence[Any] | np.ndarray
+
 
 class Measure(NamedTuple):
     """A metric of rows.
@@ -45,13 +47,13 @@ class Metric(NamedTuple):
 
     better: Literal["higher", "lower"]
     takes: Literal["classes", "numbers", "tags", "texts", "sums"]
-    measure: Callable[[Sequence[Any], Sequence[Any]], Measure]
+    measure: Callable[[Rows, Rows], Measure]
 
 
 def mean(rows: Callable[..., list[float]]) -> Callable[..., Measure]:
     """The mean of the rows' values."""
 
-    def measure(predictions: Sequence[Any], references: Sequence[Any]) -> Measure:
+    def measure(predictions: Rows, references: Rows) -> Measure:
         values = rows(predictions, references)
         return Measure(np.stack([values, np.ones(len(values))], 1), rows=values)
 
@@ -65,7 +67,7 @@ def of_sums(
 ) -> Callable[..., Measure]:
     """What `value` makes of the sum of the rows' `statistics` `[n, ...]`; `rows` gives each row's own."""
 
-    def measure(predictions: Sequence[Any], references: Sequence[Any]) -> Measure:
+    def measure(predictions: Rows, references: Rows) -> Measure:
         each = rows(predictions, references) if rows else None
         return Measure(statistics(predictions, references), value, rows=each)
 
@@ -80,7 +82,7 @@ def of_rows(arrange: Callable[..., np.ndarray], value: Callable[[np.ndarray], fl
 def whole(compute: Callable[..., tuple[float, list[float]]]) -> Callable[..., Measure]:
     """What another program says: (the corpus's value, each row's)."""
 
-    def measure(predictions: Sequence[Any], references: Sequence[Any]) -> Measure:
+    def measure(predictions: Rows, references: Rows) -> Measure:
         value, rows = compute(predictions, references)
         return Measure(np.array([value]), np.asarray, rows=rows, resamples=False)
 

@@ -39,7 +39,7 @@ def scores(model: Transformer, variables: Any, features: jax.Array, key: jax.Arr
 
 
 def class_sums(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> Sums:
-    """Cross-entropy, `nll` and `accuracy` of logits `[..., C]` and labels `[...]` (-100 ignored), a weight of 1 each."""
+    """Cross-entropy, `nll` and `accuracy` of logits `[..., C]` and labels `[...]` (-100 ignored), each of weight 1."""
     loss, nll = cross_entropy(logits, labels, label_smoothing)
     weight = jnp.sum(labels != IGNORE).astype(jnp.float32)
     right = jnp.sum((logits.argmax(-1) == labels) & (labels != IGNORE)).astype(jnp.float32)

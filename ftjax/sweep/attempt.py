@@ -21,6 +21,7 @@ from ftjax.errors import UserError
 from ftjax.files import write_json
 
 BAD_INPUT, OUT_OF_MEMORY, PREEMPTED, INTERRUPTED = "bad input", "out of memory", "preempted", "interrupted"
+FREE = (PREEMPTED, INTERRUPTED)  # ended from outside: no failure
 LOST = "lost"  # its processes are gone and nobody wrote its end
 
 

@@ -5,17 +5,18 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ftjax.sweep.attempt import Attempt, read_attempts
+from ftjax.sweep.attempt import FREE, Attempt, read_attempts
 from ftjax.sweep.trial import Run
 
 State = Literal["done", "running", "stale", "failed", "waiting", "damaged"]
-NEEDED = ("metrics", "best", "steps", "seed", "commit", "wall_seconds")
+NEEDED = {"metrics": dict, "best": dict, "steps": int, "commit": str | None}
 
 
 class Record(NamedTuple):
     """A run as it stands. Done is a whole result.json of this very config, whatever a process or scheduler said.
 
-    state: running or stale by whether the last attempt's processes live; failed where it ended without a result.
+    state: running or stale by whether the last attempt's processes live; failed where it ended by itself without a
+      result; waiting also after an interruption or preemption.
     problem: what is damaged.
     """
 
@@ -46,8 +47,9 @@ def read(run: Run) -> Record:
     if not attempts:
         return Record(run, "waiting", {}, [])
     last = attempts[-1]
-    state: State = "running" if last.alive else "stale" if last.ended is None else "failed"
-    return Record(run, state, {}, attempts)
+    if last.ended is None:
+        return Record(run, "running" if last.alive else "stale", {}, attempts)
+    return Record(run, "waiting" if last.cause in FREE else "failed", {}, attempts)
 
 
 def _result(run: Run) -> dict[str, Any]:
@@ -55,8 +57,10 @@ def _result(run: Run) -> dict[str, Any]:
     if not path.exists():
         return {}
     result, config = _object(path), _object(run.folder / "config.json")
-    if missing := [name for name in NEEDED if name not in result]:
+    if missing := [name for name, kind in NEEDED.items() if name not in result or not isinstance(result[name], kind)]:
         raise ValueError(f"{path}: has no {', '.join(missing)}")
+    if missing := {"metric", "value"} - result["best"].keys():
+        raise ValueError(f"{path}: has no best {', '.join(missing)}")
     theirs = {k: v for k, v in _flat(config) if not k.startswith("mesh.")}
     if wrong := sorted(k for k in theirs.keys() | run.config.keys() if theirs.get(k) != run.config.get(k)):
         raise ValueError(f"{run.folder}/config.json is of another config: {', '.join(wrong)} differ")

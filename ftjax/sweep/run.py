@@ -1,6 +1,5 @@
 """Runs what is missing of a sweep: each trial a process, so that none ends another, under its lease."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from typing import Protocol
 from ftjax.errors import UserError
 from ftjax.sweep.attempt import (
     BAD_INPUT,
+    FREE,
     INTERRUPTED,
     LOST,
     OUT_OF_MEMORY,
@@ -42,7 +42,7 @@ class Job(Protocol):
         """Its exit code once it is over."""
 
     def send_signal(self, sig: int, /) -> None:
-        """Asks it to end."""
+        """Asks it to end; nothing where it has."""
 
 
 Start = Callable[[Run, Path], Job]  # (run, log file)
@@ -126,8 +126,7 @@ class Sweeper:
             return False
         # a new command is a new try: what ended before it does not count
         causes = Counter(a.cause or LOST for a in record.attempts if a.started >= self._began)
-        free = {PREEMPTED, INTERRUPTED}
-        failures = sum(count for cause, count in causes.items() if cause not in free)
+        failures = sum(count for cause, count in causes.items() if cause not in FREE)
         final = causes[BAD_INPUT] or causes[OUT_OF_MEMORY]
         return bool(final) or failures > self.retries or causes[PREEMPTED] > self.preemptions
 
@@ -155,7 +154,7 @@ class Sweeper:
             value = "none" if best["value"] is None else f"{best['value']:.4g}"
             said = f"{best['metric']} {value}, {time.time() - ended.started:.0f} s"
         else:
-            said = f"attempt {attempt.number}: {last_words(log)} ({log})"
+            said = f"attempt {attempt.number}{'' if cause in FREE else f': {last_words(log)}'} ({log})"
         self.say(f"{cause:<12} {run.label}: {said}")
 
     def _wait(self, record: Record) -> None:
@@ -168,20 +167,14 @@ class Sweeper:
             )
 
     def _stop(self) -> None:
-        if not self._working:
-            return
-        deadline = time.time() + GRACE
-        for _, _, job in self._working.values():
-            _signal(job, signal.SIGTERM)
-        while self._working:
-            for run, attempt, job in list(self._working.values()):
-                if (code := job.poll()) is not None:
-                    self._end(run, attempt, code, stopped=True)
-                elif time.time() > deadline:
-                    _signal(job, signal.SIGKILL)
+        left = list(self._working.values())
+        for _, _, job in left:
+            job.send_signal(signal.SIGTERM)
+        codes, deadline = [job.poll() for *_, job in left], time.time() + GRACE
+        while None in codes:
             time.sleep(0.05)
-
-
-def _signal(job: Job, which: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        job.send_signal(which)
+            codes = [job.poll() for *_, job in left]
+            for *_, job in left if time.time() > deadline else ():
+                job.send_signal(signal.SIGKILL)
+        for (run, attempt, _), code in zip(left, codes):  # only now: a full disk may keep it from being written
+            self._end(run, attempt, code or 0, stopped=True)

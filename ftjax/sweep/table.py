@@ -201,9 +201,10 @@ def _runs(table: Table, home: Path) -> str:
     rows = []
     for run, record in zip(table.sweep.runs, table.records):
         link = lambda name, run=run: (name, os.path.relpath(run.folder / name, home))  # noqa: E731
-        trial, result = run.trial, record.result
-        best = f"{result['best']['value']}" if result else record.state
+        trial = run.trial
+        values = _values(table.sweep, record) if record.state == "done" else []
+        shown = ", ".join("none" if v is None else _number(table)(v) for v in values) or record.state
         folder = (run.folder.parent.name, os.path.relpath(run.folder, home))
         log = [link(record.attempts[-1].log(Path()).name)] if record.attempts else [""]
-        rows.append([trial.row, trial.column, str(trial.seed), best, folder, link("config.json"), *log])
-    return html_table(["row", "column", "seed", "best", "run", "config", "log"], rows)
+        rows.append([trial.row, trial.column, str(trial.seed), shown, folder, link("config.json"), *log])
+    return html_table(["row", "column", "seed", "value", "run", "config", "log"], rows)

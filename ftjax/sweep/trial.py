@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from ftjax.files import finite
 from ftjax.train.fields import leaves
 
 ASSETS = Path(ftjax.__file__).parent / "assets"
+SHIPPED = tuple(folder.name for folder in ASSETS.iterdir() if folder.is_dir())
 SCALES = ("nano", "small", "paper")
 PIECE = 1 << 20  # bytes of a file's head and of its tail that its digest reads
 
@@ -201,17 +203,20 @@ def local_paths(config: Mapping[str, Any]) -> dict[str, str]:
 def digest(path: str) -> str:
     """A hash of what lies at a local path, '' where nothing does: of each file name, size, first and last MiB, so that
     a copy is the same and a date says nothing. A finished run is known by its result."""
-    root = ASSETS / path if (ASSETS / path).is_dir() and not Path(path).exists() else Path(path)
+    root = ASSETS / path if path in SHIPPED and not os.path.exists(path) else Path(path)
+    if not os.path.exists(root):  # which a text too long for a path does not either
+        return ""
     if (root / "result.json").is_file():
         root = root / "result.json"
-    if not root.exists():
-        return ""
     found = hashlib.sha256()
-    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-        if file.is_file() and not file.name.startswith("."):
-            found.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
-            with file.open("rb") as stream:
-                found.update(stream.read(PIECE))
-                stream.seek(max(PIECE, file.stat().st_size - PIECE))
-                found.update(stream.read())
+    try:
+        for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if file.is_file() and not file.name.startswith("."):
+                found.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
+                with file.open("rb") as stream:
+                    found.update(stream.read(PIECE))
+                    stream.seek(max(PIECE, file.stat().st_size - PIECE))
+                    found.update(stream.read())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}), so its content cannot be told") from None
     return found.hexdigest()[:16]

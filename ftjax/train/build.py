@@ -21,6 +21,7 @@ from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Split, Task
 from ftjax.errors import UserError
 from ftjax.kinds import KINDS, Kind, Setting, require
+from ftjax.kinds.demonstrations import few
 from ftjax.methods import Context, Method, Template, tokens
 from ftjax.models.transformer import Transformer, keys_values, shifted, sites
 from ftjax.nn.config import DROPOUTS
@@ -98,10 +99,14 @@ def read_examples(f: Any, task: Task, split: Split, eos: str) -> tuple[list[Any]
     """The examples of a split, where each is from, and what became of bad rows."""
     bad = BadRows(f.data.on_bad_row)
     examples, where = [], []
-    for row in task.load(f.task, split, bad):
+    few_shot = f.task.per_class and split != "test"
+    for row in task.load(f.task, "train" if few_shot else split, bad):
         with bad:
             examples.append(task.example(row, eos))
             where.append(place(row))
+    if few_shot:
+        chosen = few(f, examples, split)
+        examples, where = [examples[i] for i in chosen], [where[i] for i in chosen]
     return examples, where, bad
 
 
@@ -133,9 +138,17 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     loader = Loader(
         encoded, layout, size, f.seed, training,
         max_length=cfg.max_length + (parts.around.size if parts.around else 0), pad_side=data.pad_side, window=50,
-        **({"buckets": data.buckets} if layout == "buckets" else {}),
+        **({"buckets": data.buckets} if layout == "buckets" else {"row_length": _row_length(data.row_length, encoded)}),
     )  # fmt: skip
     return Data(examples, encoded, loader, loader, bad)
+
+
+def _row_length(wanted: int, encoded: Encoded) -> int:
+    longest = int(encoded.lengths.max()) - (encoded.by == "next")
+    require(
+        "data.row_length", wanted, wanted == 0 or wanted >= longest, f"0, or {longest} (the longest example) or more"
+    )
+    return wanted
 
 
 def build(

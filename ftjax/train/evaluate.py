@@ -53,11 +53,14 @@ def gather(found: list[tuple[np.ndarray, dict[str, np.ndarray]]], n: int) -> Fou
 class Evaluator:
     """Evaluates a split with one compiled function a batch shape."""
 
-    def __init__(self, parts: Parts, data: Data, mesh: Mesh, f: Any):
+    def __init__(self, parts: Parts, data: Data, mesh: Mesh, f: Any, *, last: bool = False):
+        """Between training steps (not `last`) text is written for metrics only where the main one needs it, or where
+        `generate.examples` says for how many."""
         self._parts, self._data, self._mesh = parts, data, mesh
         self._writes = parts.kind.writes and not parts.task.chunked
-        self._scores_text = self._writes and any(name in WRITTEN for name in parts.metrics)
         if self._writes:
+            needed = parts.metrics if last or f.generate.examples is not None else parts.metrics[:1]
+            self._scores_text = any(name in WRITTEN for name in needed)
             self._limit = f.generate.examples if self._scores_text else 0
             if self._scores_text and self._limit is not None and self._limit < 1:
                 raise UserError(f"generate.examples={self._limit}: the metrics of text need at least one")
@@ -139,7 +142,7 @@ def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], Ro
     with jax.set_mesh(mesh):
         data = load_data(f, parts, split, training=False)
         train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
-        measures, rows = Evaluator(parts, data, mesh, f)(train, frozen)
+        measures, rows = Evaluator(parts, data, mesh, f, last=True)(train, frozen)
     counts = {"split": split, "examples": len(data.encoded), "dropped": data.encoded.dropped}
     values = {name: found.value for name, found in measures.items()}
     intervals = {f"{name}_interval": x for name, found in measures.items() if (x := found.interval())}

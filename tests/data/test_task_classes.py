@@ -6,7 +6,8 @@ import pytest
 
 from configs import task as configs
 from ftjax.data.bad import BadRows
-from ftjax.data.tasks import TASKS, Labelled
+from ftjax.data.sources import Row
+from ftjax.data.tasks import TASKS, Labelled, table
 from ftjax.data.tasks.task import Scored
 from ftjax.data.templates import TEMPLATES, Template, fill, template_of
 from ftjax.errors import UserError
@@ -113,6 +114,31 @@ def test_classes_of_a_file_of_ones_own(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,1\nb, \n")
     with pytest.raises(UserError, match=r"train\.csv:3: the label is empty"):
         load("classification", tmp_path)
+
+
+def test_lines_of_text_and_label(tmp_path):
+    (tmp_path / "train.txt").write_text("a | b||neg\nc||pos\n")
+    assert load("classification", tmp_path) == [Labelled("a | b", "neg"), Labelled("c", "pos")]
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "row", "example"),
+    [
+        ("mnli", "validation_matched", {"premise": "a", "hypothesis": "b", "label": "neutral"}, Labelled("a", 1, "b")),
+        ("mrpc", "validation", {"sentence1": "a", "sentence2": "b", "label": "not_equivalent"}, Labelled("a", 0, "b")),
+        ("qqp", "validation", {"question1": "a", "question2": "b", "label": "duplicate"}, Labelled("a", 1, "b")),
+        ("cola", "validation", {"sentence": "a", "label": "acceptable", "idx": 0}, Labelled("a", 1)),
+        ("stsb", "validation", {"sentence1": "a", "sentence2": "b", "label": 4.5}, Scored("a", 4.5, "b")),
+    ],
+)
+def test_rows_of_the_hub(monkeypatch, task, asked, row, example):
+    monkeypatch.setattr(
+        table, "load_hub", lambda data, split: {("owner/glue:x", asked): [Row(row, "hub:1")]}[data, split]
+    )
+    assert load(task, "owner/glue:x", "validation") == [example]
+    row["label"] = -1  # hidden
+    with pytest.raises(UserError, match=r"hub:1: .*-1"):
+        load(task, "owner/glue:x", "validation")
 
 
 def test_the_templates_of_lm_bff():

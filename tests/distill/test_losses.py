@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.test_util import check_grads
 
-from ftjax.distill.losses import FLOOR, Divergence, Estimator, Kind, TopK, top_k, total
+from ftjax.distill.losses import FLOOR, Divergence, Estimator, Kind, top_k, total
 from ftjax.errors import UserError
 
 KINDS, ESTIMATORS = get_args(Kind), get_args(Estimator)
@@ -116,8 +116,7 @@ def test_estimators_reach_the_full_divergence(kind, estimator):
     divergence = Divergence(kind, 2, beta=0.3, estimator=estimator)
     value_and_grad = jax.value_and_grad(lambda s, t: divergence(s, t).sum())
     full, grad = value_and_grad(S, T)
-    gaps = [float(jnp.abs(divergence(S, top_k(T, k, 2)) - divergence(S, T)).mean()) for k in (1, 4)]
-    assert gaps[0] > gaps[1] > 1e-4
+    assert jnp.abs(divergence(S, top_k(T, 3, 2)) - divergence(S, T)).mean() > 1e-3
     value, slope = value_and_grad(S, top_k(T, V, 2))
     np.testing.assert_allclose(value, full, rtol=1e-5)
     np.testing.assert_allclose(slope, grad, rtol=1e-4, atol=1e-5)
@@ -125,7 +124,7 @@ def test_estimators_reach_the_full_divergence(kind, estimator):
 
 @pytest.mark.parametrize("kind", PROPER)
 def test_a_tail_bucket_is_a_bound_that_tightens(kind):
-    values = [Divergence(kind)(S, top_k(T, k)) for k in range(1, V + 1)]
+    values = [Divergence(kind)(S, top_k(T, k)) for k in (2, 3, 5, V)]
     values.append(Divergence(kind)(S, T))
     assert all(np.all(a <= b + 1e-6) for a, b in itertools.pairwise(values))
 
@@ -151,14 +150,14 @@ def test_the_truncated_one_is_not():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("estimator", [None, *ESTIMATORS])
 def test_underflow_gives_no_nan(kind, estimator):
-    """Probabilities of exp(-20000) on either side, a forbidden token, and entries that are all zeros (filler)."""
-    far = jnp.asarray([[1e4, -1e4, 0, 0, 0, 0, 0], [-1e4, 1e4, 0, 0, 0, 0, -jnp.inf]])
+    """Probabilities of exp(-20000) on either side, a token that the teacher forbids, and entries of zeros (filler)."""
+    a, b = jnp.asarray([[1e4, -1e4, 0, 0, 0, 0, 0], [-1e4, 1e4, 0, 0, 0, 0, -jnp.inf]])
     divergence = Divergence(kind, beta=0.3, estimator=estimator or "truncated")
-    s, t = jnp.stack([far, far, far, S[0, :2]]), jnp.stack([far[::-1], far, S[0, :2], far])
+    s, t = (jnp.stack(x).reshape(S.shape) for x in ([a, b, a, b, b, S[0, 0]], [b, a, a, b, T[0, 0], b]))
+    s = jnp.maximum(s, -2e4)
     teachers = [t]
     if estimator:
-        filler = TopK(jnp.zeros((4, 2, 2), int), jnp.zeros((4, 2, 2)), jnp.zeros((4, 2)))
-        teachers = [top_k(t, 2), top_k(t, V), filler]
+        teachers = [top_k(t, 3), top_k(t, V), jax.tree.map(jnp.zeros_like, top_k(t, 3))]
     for teacher in teachers:
         value, grad = jax.value_and_grad(lambda s, x=teacher: divergence(s, x).sum())(s)
         assert np.isfinite(value) and np.all(np.isfinite(grad))

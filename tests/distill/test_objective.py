@@ -41,14 +41,13 @@ def logits(model, params, batch):
     return jnp.take_along_axis(out.logits, batch["label_positions"][..., None], 1)
 
 
-@pytest.mark.parametrize("key", [None, KEY])
-@pytest.mark.parametrize("reduction", ["token", "sentence"])
+@pytest.mark.parametrize(("key", "reduction"), [(None, "token"), (KEY, "sentence")])
 def test_without_the_teacher_it_is_the_hard_loss(pair, batch, key, reduction):
     model, teacher, variables = pair
     model = model.clone(cfg=model.cfg.replace(hidden_dropout=0.1))
     options = dict(label_smoothing=0.1, z_loss=0.01, reduction=reduction, chunk=8)
-    ours = distillation(model, Divergence(), teacher, alpha=0, **options).loss(variables, batch, key)
-    theirs = causal_lm(model, **options).loss({"params": variables["params"]}, batch, key)
+    ours = jax.jit(distillation(model, Divergence(), teacher, alpha=0, **options).loss)(variables, batch, key)
+    theirs = jax.jit(causal_lm(model, **options).loss)({"params": variables["params"]}, batch, key)
     np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-6)
     assert ours.weight == theirs.weight == ((batch["labels"] != IGNORE).sum() if reduction == "token" else 3)
 
@@ -117,17 +116,16 @@ def test_all_masked_is_zero_and_not_nan(pair, batch, source):
         batch, teacher = cached(batch, teacher, variables, 5), None
         batch |= {name: jnp.zeros_like(batch[name]) for name in FIELDS}
     objective = distillation(model, Divergence(), teacher, chunk=8)
-    sums, grads = jax.value_and_grad(
-        lambda p: (lambda s: (s.loss, s))(objective.loss({**variables, "params": p}, batch, None)), has_aux=True
-    )(variables["params"])
-    assert sums[0] == sums[1].weight == 0
+    loss = lambda p: objective.loss({**variables, "params": p}, batch, None)[:2]  # noqa: E731
+    sums, grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    assert sums == (0, 0)
     assert all(not g.any() for g in jax.tree.leaves(grads))
 
 
 def test_the_teacher_gets_no_gradient(pair, batch):
     model, teacher, variables = pair
     objective = distillation(model, Divergence(), teacher, chunk=8)
-    grads = jax.grad(lambda v: objective.loss(v, batch, None).loss)(variables)
+    grads = jax.jit(jax.grad(lambda v: objective.loss(v, batch, None).loss))(variables)
     assert not any(g.any() for g in jax.tree.leaves(grads["teacher"]))
     assert all(g.any() for p, g in tree.flatten(grads["params"]).items() if "k/bias" not in p and "classifier" not in p)
 
@@ -173,7 +171,7 @@ def test_few_classes(make, examples, lay, head):
     labels = jnp.asarray([1, 2]) if head == "classification" else jnp.where(batch["labels"] < 0, -100, 2)
     batch = {**batch, "labels": labels}
     hard = (classification if head == "classification" else tagging)(student.model)
-    for alpha in (0.0, 1.0, 0.5):
+    for alpha in (0.0, 0.5):
         sums = distillation(student.model, Divergence("tv"), teacher.model, alpha=alpha).loss(variables, batch, None)
         expected = hard.loss({"params": student.params}, batch, None)
         s, t = (
@@ -193,17 +191,17 @@ def test_few_classes(make, examples, lay, head):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("key", [None, KEY])
-def test_masked_words(make, batch, key):
+def test_masked_words(make, batch):
     student, teacher = make("bert"), make("bert", num_layers=3)
     variables = {"params": student.params, "teacher": {"params": teacher.params}}
     mask = masking(student.model, 4, (0,), 0.3, None)
     words = masked_lm(student.model, mask_id=4, special_ids=(0,), rate=0.3)
     inputs = {name: batch[name] for name in ("input_ids", "segment_ids", "position_ids")}
-    ours = distillation(student.model, Divergence(), teacher.model, alpha=0, mask=mask).loss(variables, inputs, key)
-    theirs = words.loss({"params": student.params}, inputs, key)
-    assert ours.weight == theirs.weight > 0
-    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-6)
+    masked = distillation(student.model, Divergence(), teacher.model, alpha=0, mask=mask)
+    for key in (None, KEY):
+        ours, theirs = masked.loss(variables, inputs, key), words.loss({"params": student.params}, inputs, key)
+        assert ours.weight == theirs.weight > 0
+        np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-6)
     itself = {"params": student.params, "teacher": {"params": student.params}}
     alone = distillation(student.model, Divergence(), student.model, alpha=1, mask=mask).loss(itself, inputs, None)
     np.testing.assert_allclose(alone.loss, 0, atol=1e-5)
@@ -246,7 +244,7 @@ def test_other_vocabularies_are_refused():
 
 def test_what_cannot_be(make):
     gpt, bert = make("gpt2").model, make("bert").model
-    with pytest.raises(UserError, match="distill.alpha=2"):
+    with pytest.raises(UserError, match=r"distill.alpha=2"):
         distillation(gpt, Divergence(), alpha=2)
     with pytest.raises(UserError, match=r"distill.teacher: its head \(mlm"):
         distillation(gpt, Divergence(), bert)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from ftjax import metrics
 from ftjax.metrics import measure
 
+ZERO: Any = {"zero_division": 0}
 CLASSES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)
 VALUES = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30)
 
@@ -22,14 +24,14 @@ VALUES = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2,
 def test_classes(rows):
     guess, gold = map(list, zip(*rows))
     assert measure("accuracy", guess, gold).value == pytest.approx(sklearn.metrics.accuracy_score(gold, guess))
-    expected = sklearn.metrics.f1_score(gold, guess, average="macro", zero_division=0)
+    expected = sklearn.metrics.f1_score(gold, guess, average="macro", **ZERO)
     assert measure("macro_f1", guess, gold).value == pytest.approx(expected)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is one class
         expected = sklearn.metrics.matthews_corrcoef(gold, guess)
     assert measure("matthews", guess, gold).value == pytest.approx(expected)
     guess, gold = [x % 2 for x in guess], [x % 2 for x in gold]
-    assert measure("f1", guess, gold).value == pytest.approx(sklearn.metrics.f1_score(gold, guess, zero_division=0))
+    assert measure("f1", guess, gold).value == pytest.approx(sklearn.metrics.f1_score(gold, guess, **ZERO))
 
 
 def test_classes_by_hand():
@@ -46,6 +48,7 @@ def test_classes_by_hand():
 @given(VALUES)
 def test_correlations(rows):
     x, y = np.array(rows, float).T
+    theirs: Any
     for name, theirs in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr)):
         ours = measure(name, x, y).value
         if len(set(x)) == 1 or len(set(y)) == 1:
@@ -59,7 +62,7 @@ def test_intervals_of_correlations(name):
     rng = np.random.default_rng(0)
     x = rng.normal(size=300) + 1e6  # far from 0: sums must not lose digits
     y = 0.7 * (x - 1e6) + rng.normal(size=300)
-    theirs = {"pearson": scipy.stats.pearsonr, "spearman": scipy.stats.spearmanr}[name]
+    theirs: Any = {"pearson": scipy.stats.pearsonr, "spearman": scipy.stats.spearmanr}[name]
     wanted = scipy.stats.bootstrap(
         (x, y), lambda a, b: theirs(a, b).statistic, paired=True, method="percentile", vectorized=False,
         n_resamples=1000, rng=1,

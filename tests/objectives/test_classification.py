@@ -54,7 +54,8 @@ def test_the_loss_is_the_head_loss_of_the_features(make, shape, examples, lay):
     del batch["label_positions"]
     for key in (None, jax.random.key(0)):
         whole = objective.loss(variables, batch, key)
-        split = objective.head_loss(variables, objective.features(variables, batch), batch, key)
+        features = {"features": objective.features(variables, batch), "labels": batch["labels"]}
+        split = objective.head.loss(variables, features, key)
         np.testing.assert_array_equal(whole.loss, split.loss)
     logits = made.model.apply(variables, batch["input_ids"], batch["segment_ids"]).logits
-    np.testing.assert_array_equal(objective.predict(variables, batch), logits.argmax(-1))
+    np.testing.assert_array_equal(objective.outputs(variables, batch)["logits"], logits)

@@ -133,6 +133,14 @@ def test_words_of_a_size_are_as_likely():
     np.testing.assert_allclose(times[::2], expected, atol=4.5 * np.sqrt(expected))
 
 
+@pytest.mark.parametrize("ids, segments", [([7, 600, 0], [1, 2, 0]), ([7, 2, 600], [1, 1, 1]), ([2, 600, 7], [1] * 3)])
+def test_a_word_ends_with_its_segment_and_at_a_special_token(ids, segments):
+    """Of two words of one piece each, the share of half is one; a word of two would be over it."""
+    ids, segments = (jnp.broadcast_to(jnp.array(x), (50, 3)) for x in (ids, segments))
+    labels = mlm.mask_tokens(jax.random.key(0), ids, segments, **WORDS | {"rate": 0.5}, continues=CONTINUES)[2]
+    assert ((labels != -100).sum(1) == 1).all() and len(np.unique(labels)) == 3
+
+
 def test_soft_tokens_are_not_predicted():
     ids = jnp.asarray(np.where(np.arange(T) < 100, V + np.arange(T), 9))[None]
     shown, slots, labels = mlm.mask_tokens(

@@ -41,8 +41,8 @@ def one(label, dtype=int):
     return lambda row, at, n: {"labels": dtype(label[row]) if row is not None else (-100 if dtype is int else NONE)}
 
 
-def at_last(label, none):
-    return lambda row, at, n: {"label_positions": [at + n - 1], "labels": [none if row is None else label[row]]}
+def in_gap(label, none):
+    return lambda row, at, n: {"gap": at + n - 2, "labels": none if row is None else label[row]}
 
 
 def nothing(row, at, n):
@@ -53,8 +53,10 @@ CASES = {
     "tagging": Case(dict(head="tagging"), lambda m: tagging(m, label_smoothing=0.1), slots),
     "span": Case(dict(head="span"), span, ends),
     "regression": Case(dict(head="classification", num_classes=1), regression, one(FLOATS, float)),
-    "words": Case({}, lambda m: label_words(m, words=(7, 30, 11)), at_last((2, 0, 1), -100)),
-    "between": Case({}, lambda m: between_words(m, words=(7, 30), bounds=(0.0, 5.0)), at_last((0.5, 5.0, 0.0), NONE)),
+    "words": Case({}, lambda m: label_words(m, words=((7,), (30,), (11,))), in_gap((2, 0, 1), -100)),
+    "between": Case(
+        {}, lambda m: between_words(m, words=((7,), (30,)), bounds=(0.0, 5.0)), in_gap((0.5, 5.0, 0.0), NONE)
+    ),
     "cosine": Case(dict(head="none", pooling="mean"), lambda m: similarity(m, "cosine"), one(FLOATS, float), 2),
     "softmax": Case(dict(head="none", pooling="max"), lambda m: similarity(m, "softmax"), one((2, 0, 1)), 2),
     "triplet": Case(dict(head="none", pooling="first"), lambda m: similarity(m, "triplet"), nothing, 3),
@@ -81,6 +83,8 @@ def lay(case, rows, length=9, side="right"):
     if not case.group:
         batch = {name: x[:, 0] for name, x in batch.items()}
     columns = {name: [extra[name] for extra in extras] for name in extras[0]}
+    if "gap" in columns:
+        columns["answer"] = np.arange(length) == np.asarray(columns.pop("gap"))[:, None]
     made = {name: np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32)
             for name, x in columns.items()}  # fmt: skip
     return {name: jnp.asarray(x) for name, x in {**batch, **made}.items()}

@@ -54,7 +54,7 @@ def sweep(write, tmp_path):
 def _finish(run, value, metrics=None, commit="abc"):
     run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / "config.json", resolve(run.flags[:-1]).to_dict())
-    rows = [{"step": n, "train/loss": 1.0 / n, "eval/accuracy": value * n / 4} for n in (2, 4)]
+    rows = [{"step": n, "train/loss": 1.0 / n, "eval/accuracy": (value or 0) * n / 4} for n in (2, 4)]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     best = {"metric": "accuracy", "value": value, "step": 4}
     result = {"metrics": metrics or {"accuracy": value}, "best": best, "steps": 4, "seed": run.trial.seed}

@@ -16,9 +16,8 @@ MINE = (os.getpid(), psutil.Process().create_time())
 
 
 def attempt(**fields):
-    return Attempt(
-        **{"number": 1, "host": socket.gethostname(), "machine": "", "processes": [MINE], "started": 0.0} | fields
-    )
+    here = {"number": 1, "host": socket.gethostname(), "machine": "", "processes": [MINE], "started": 0.0}
+    return Attempt(**here | fields)
 
 
 def test_a_number_is_claimed_once_and_kept(tmp_path):
@@ -78,7 +77,7 @@ def test_a_damaged_attempt_is_named(tmp_path, text):
 
 def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to .*file"):
+    with pytest.raises(UserError, match=r"cannot write to .*file"):
         claim(tmp_path / "file" / "seed0", 1)
     first = claim(tmp_path / "run", 1)
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ftjax.errors import UserError
+from ftjax.files import write_json
 from ftjax.sweep import run as module
 from ftjax.sweep.attempt import Attempt, claim, read_attempts
 from ftjax.sweep.record import read
@@ -16,7 +17,7 @@ from ftjax.sweep.run import Sweeper
 
 
 class Fake:
-    """Starts jobs that end at their second poll as `ends[label]` says: a list of exit codes, or 'done' with a result."""
+    """Starts jobs that end at their second poll as `ends[label]` says: exit codes, or 'done' with a result."""
 
     def __init__(self, finish, ends=None, says=""):
         self.finish, self.ends, self.says = finish, ends or {}, says
@@ -88,7 +89,7 @@ def test_all_are_run_once_and_the_next_sweep_runs_none(sweep, run_all, jobs):
         ([1, -9, "done"], {"retries": 2}, "done", ["exit code 1", "signal 9", "done"]),
         ([0], {"retries": 0}, "failed", ["exit code 0"]),  # an exit code is no result
         ([143, -15, 143, "done"], {"retries": 0}, "done", [*["preempted"] * 3, "done"]),
-        ([143], {"preemptions": 2}, "failed", ["preempted"] * 3),
+        ([143], {"preemptions": 2}, "waiting", ["preempted"] * 3),
     ],
 )
 def test_what_is_tried_again(sweep, run_all, ends, options, state, seen):
@@ -97,7 +98,7 @@ def test_what_is_tried_again(sweep, run_all, ends, options, state, seen):
     assert states.pop(LABEL) == state and set(states.values()) == {"done"}
     assert causes(made) == seen
     assert sum(LABEL in line for line in lines) == len(seen)
-    assert all("the reason" in line and ".log" in line for line in lines if not line.startswith("done"))
+    assert all(".log" in line and ("preempted" in line or "the reason" in line) for line in lines if "done" not in line)
     assert run_all(made, {LABEL: ["done"]})[0][LABEL] == "done"  # a new command is a new try
 
 
@@ -136,15 +137,22 @@ def test_half_written_and_damaged_results(sweep, run_all, finish):
     assert str(torn.folder / "result.json") in read(torn).problem and "method.rank" in read(foreign).problem
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"metrics": {}, "best": {}, "steps": 1, "commit": null}'])
+def test_results_that_lack_something(sweep, finish, text):
+    run = sweep().runs[0]
+    finish(run, 0.5)
+    (run.folder / "result.json").write_text(text)
+    assert read(run).state == "damaged" and "result.json" in read(run).problem
+
+
 def test_the_dead_are_taken_over_and_the_living_waited_for(sweep, run_all, finish):
     made = sweep()
     dead, orphan = made.runs[:2]
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         gone = (process.pid, time.time())
-    for run, owner in ((dead, [gone]), (orphan, None)):
-        lease = claim(run.folder, 1)
-        if owner:
-            module.finish.__globals__["_keep"](run.folder, lease._replace(processes=owner))
+    claim(orphan.folder, 1)
+    lease = claim(dead.folder, 1)
+    write_json(lease.file(dead.folder), lease._replace(processes=[gone])._asdict())
     assert (read(dead).state, read(orphan).state) == ("stale", "running")
     backend, lines = Fake(finish), []
 
@@ -217,7 +225,7 @@ def test_an_interruption_ends_the_children(sweep, monkeypatch, deaf):
     assert [child.returncode for child in children] == [-signal.SIGKILL if deaf else -signal.SIGTERM] * 2
     for run in made.runs[:2]:
         assert [attempt.cause for attempt in read_attempts(run.folder)] == ["interrupted"]
-        assert read(run).state == "failed"
+        assert read(run).state == "waiting"
     for child in children:
         child.stdout.close()
 

@@ -25,10 +25,9 @@ def table_of(finish):
 
 
 def test_text(sweep, table_of):
-    text = write(table_of(sweep(), 0.5, 0.6, 0.25), "text", "abc", None)
-    assert "| one    | 55.0 ± 7.1 (2) |    25.0 (1 of 2) |" in text
-    assert "| theirs |           70.0 |                  |" in text
-    assert "| two    | missing (0 of 2) | missing (0 of 2) |".replace(" ", "") in text.replace(" ", "")
+    text = " ".join(write(table_of(sweep(), 0.5, 0.6, 0.25), "text", "abc", None).split())
+    assert "| one | 55.0 ± 7.1 (2) | 25.0 (1 of 2) | | theirs | 70.0 | |" in text
+    assert "| two | missing (0 of 2) | missing (0 of 2) |" in text
     assert "3 of 8 runs done; commit abc." in text and "Seeds 0, 1" in text
     assert "missing: one, r=8, seed 1 (waiting)" in text and text.count("missing: ") == 5
     assert "Accuracy at each run's best evaluation, in %" in text
@@ -48,9 +47,8 @@ def test_markdown_latex_and_csv(sweep, table_of):
 
 
 def test_page_with_curves_and_links(sweep, table_of, tmp_path):
-    table = table_of(
-        sweep(('paper = {"', 'curves = {"eval/accuracy": {"their curve": [(0, 1.0)]}}\npaper = {"')), 0.4, 0.8
-    )
+    curves = 'curves = {"eval/accuracy": {"their curve": [(0, 1.0)]}}\n'
+    table = table_of(sweep(('paper = {"', f'{curves}paper = {{"')), 0.4, 0.8)
     text = write(table, "html", "abc", tmp_path / "runs")
     links = re.findall(r'href="([^"]+)"', text)
     assert any((tmp_path / "runs" / link).samefile(table.sweep.runs[0].folder) for link in links if ".json" not in link)
@@ -66,8 +64,8 @@ def test_named_metrics_are_columns(sweep, table_of):
     assert table.columns == ["r=2 bleu", "r=2 nist", "r=8 bleu", "r=8 nist"]
     text = write(table, "text", "abc", None)
     assert "70.12 ± 0 (2)" in text and "Final bleu, nist: mean" in text
-    with pytest.raises(UserError, match=r"one, r=8, seed 0 has no nist \(there are bleu\)"):
-        table_of(made, 0.5, 0.5, 0.5, metrics={"bleu": 1.0})
+    with pytest.raises(UserError, match=r"one, r=2, seed 0 has no nist \(there are bleu\)"):
+        table_of(made, 0.5, metrics={"bleu": 1.0})
 
 
 def test_what_is_wrong_is_named(sweep, table_of, tmp_path):
@@ -109,11 +107,8 @@ def test_a_folder_knows_its_sweep(sweep, write_experiment_elsewhere, tmp_path):
     claim(made, "configs/default.py")
     assert open_sweep(tmp_path / "runs").runs == made.runs
     experiment = made.experiment.path
-    for other in (
-        (experiment, "paper", []),
-        (write_experiment_elsewhere, "nano", []),
-        (experiment, "nano", ["--config.steps=3"]),
-    ):
+    more = (experiment, "nano", ["--config.steps=3"])
+    for other in ((experiment, "paper", []), (write_experiment_elsewhere, "nano", []), more):
         with pytest.raises(UserError, match="another sweep"):
             plan(other[0], other[1], "configs/default.py", other[2], tmp_path / "runs")
     for text in ("{", "[]", '{"scale": 1}'):

@@ -63,7 +63,8 @@ def test_digests(tmp_path):
     digest.cache_clear()
     (model / ".hidden").write_text("")
     assert digest(str(model)) == first
-    assert digest("nano-gpt") and digest("nano-gpt") != digest("nano-bert") and not digest("org/somewhere")
+    assert digest("nano-gpt") and digest("nano-gpt") != digest("nano-bert")
+    assert not digest("org/somewhere") and not digest("long " * 99)
     run = tmp_path / "run"
     run.mkdir()
     (run / "result.json").write_text("{}")

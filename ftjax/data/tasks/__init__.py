@@ -13,6 +13,7 @@ from ftjax.data.tasks import (
     instructions,
     lama,
     lm,
+    mixture,
     mnli,
     mrpc,
     multi30k,
@@ -23,6 +24,7 @@ from ftjax.data.tasks import (
     reverse,
     rte,
     sick,
+    similarity,
     squad,
     sst2,
     stsb,
@@ -43,8 +45,8 @@ TASKS: dict[str, Task] = {
     module.__name__.rpartition(".")[2]: module.TASK
     for module in (
         reverse, vowels, e2e, webnlg, dart, wikisql, multi30k, summarisation, lm, instructions, chat, text, sst2, mrpc,
-        cola, qqp, mnli, qnli, rte, sick, agnews, trec, subj, classification, stsb, regression, conll2003, wnut17, ud,
-        tagging, squad, qa, copa, choice, lama,
+        cola, qqp, mnli, qnli, rte, sick, agnews, trec, subj, classification, stsb, regression, similarity, conll2003,
+        wnut17, ud, tagging, squad, qa, copa, choice, lama, mixture,
     )
 }  # fmt: skip
 

@@ -47,5 +47,5 @@ def classes(cfg: Any) -> tuple[str, ...]:
 
 
 TASK = Task(
-    ("classification", "similarity", "words", "choice"), COLUMNS, load, example, ("accuracy", "f1_macro"), classes
+    ("classification", "similarity", "words", "choice"), COLUMNS, load, example, ("accuracy", "macro_f1"), classes
 )

@@ -75,4 +75,4 @@ def classes(cfg: Any) -> tuple[str, ...]:
     return tuple(filter(None, read_text(cfg.vocab_file).splitlines())) if cfg.vocab_file else ()
 
 
-TASK = Task(("cloze",), COLUMNS, load, example, ("hit_at_1",), classes)
+TASK = Task(("cloze",), COLUMNS, load, example, ("hit@1",), classes)

@@ -107,4 +107,4 @@ def example(row: dict[str, Any], eos: str) -> Question:
     return Question(row.get("id", place(row)), row["question"], row["context"], tuple(map(tuple, row["answers"])))
 
 
-TASK = Task(("span", "lm"), COLUMNS, load, example, ("squad_f1", "squad_em"))
+TASK = Task(("span", "lm"), COLUMNS, load, example, ("squad_f1", "squad_exact_match"))

@@ -7,4 +7,6 @@ from ftjax.data.tasks.task import Task
 
 COLUMNS = {"text": "text|sentence|sentence1", "text_pair": "text_pair|sentence2|", "score": "score|label"}
 SOURCE = Source(COLUMNS, partial(scored, eos=""))
-TASK = Task(("regression", "similarity"), COLUMNS, partial(load_table, source=SOURCE), scored, ("pearson", "spearman"))
+TASK = Task(
+    ("regression", "similarity", "words"), COLUMNS, partial(load_table, source=SOURCE), scored, ("pearson", "spearman")
+)

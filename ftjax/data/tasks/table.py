@@ -18,8 +18,8 @@ STEMS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"
 
 
 def read_table(path: str | Path, columns: Columns, bad: BadRows, **how: Any) -> list[Row]:
-    """`read_rows` of a file of which the columns are wanted."""
-    names = [name for column in columns.values() for name in column.split("|")[:1]]
+    """`read_rows` of a file of which the columns are wanted; a .txt has those that may not be absent."""
+    names = [column.split("|")[0] for column in columns.values() if not column.endswith("|")]
     wanted = [name for column in columns.values() for name in column.split("|")]
     return read_rows(path, names, bad, columns=wanted, **how)
 

@@ -70,9 +70,13 @@ class Texts(NamedTuple):
 
 
 class Chat(NamedTuple):
-    """A conversation, (role, content) each: system, user or assistant. The tokenizer's template makes it text."""
+    """A conversation, (role, content) each: system, user or assistant. The tokenizer's template makes it text.
+
+    `learned`: the numbers of the messages that it flags to be learned, from 0; None where it flags none.
+    """
 
     messages: tuple[tuple[str, str], ...]
+    learned: tuple[int, ...] | None = None
 
 
 class Cloze(NamedTuple):

@@ -1,0 +1,85 @@
+"""A tiny BERT with a WordPiece tokenizer of its own, and configs of runs of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ftjax
+from configs.default import get_config
+from ftjax import tree
+from ftjax.data.tokenizer import train_tokenizer
+from ftjax.train.build import build
+from ftjax.train.fields import Fields
+
+TEXT = "the cat sat on a mat and Anna ran home to Rome by the sea . who sat ? where did Bob run again ? in Oslo , "
+
+
+@pytest.fixture(scope="session")
+def bert(make, tmp_path_factory):
+    """A Hugging Face folder: a tiny BERT with random weights, without dropout; words that are not in TEXT are several
+    pieces."""
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "text.txt").write_text(TEXT * 20 + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ " * 2)
+    tokenizer = train_tokenizer("wordpiece", [folder / "text.txt"], 160)
+    tokenizer.save_pretrained(folder)
+    made = make("bert", vocab_size=len(tokenizer), max_positions=64)
+    params = tree.map_paths(lambda path, x: 0 * x if path.endswith("norm/bias") else x, made.params)  # tokens differ so
+    ftjax.save(folder, made.model, params, extra={"pad_token_id": 0})
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, rows) -> the path of a .jsonl in this test's folder."""
+
+    def rows(name, values):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(value) + "\n" for value in values))
+        return str(path)
+
+    return rows
+
+
+@pytest.fixture
+def configure(bert, write):
+    """configure(task, method, train rows, validation rows, field=value, ...) -> (config, default)."""
+
+    def get(task, method, train, validation, **fields):
+        default = get_config(f"model={bert},task={task},method={method}")
+        config = default.copy_and_resolve_references()
+        small = {"steps": 3, "batch_size": 4, "eval_batch_size": 4, "task.max_length": 24}
+        files = {"train": train, "validation": validation}
+        small |= {f"task.files.{name}": write(name, rows) for name, rows in files.items()}
+        config.update_from_flattened_dict(small | {"optimizer.warmup": 0.0} | fields)
+        return config, default
+
+    return get
+
+
+@pytest.fixture
+def prepare(configure):
+    """prepare(as configure) -> (fields, parts), before any training."""
+
+    def get(*args, **fields):
+        f = Fields(configure(*args, **fields)[0])
+        return f, build(f)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def forward():
+    """forward(parts, ids, token types) -> (the hidden states [T, D] of one sequence, adapters included, and the variables)."""
+
+    def get(parts, ids, types=(0,) * 32, length=32):
+        adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
+        variables = {"params": parts.variables["params"], "adapters": adapters}
+        padded, mask = np.zeros((1, length), np.int32), (np.arange(length) < len(ids))[None].astype(np.int32)
+        padded[0, : len(ids)] = ids
+        types = np.asarray(types[:length], np.int32)[None]
+        types = np.pad(types, ((0, 0), (0, length - types.shape[1])))
+        out = parts.model.apply(variables, padded, mask, token_type_ids=types, method="hidden")
+        return out.last_hidden[0], variables
+
+    return get
