@@ -9,6 +9,8 @@ def get(name: str) -> ConfigDict:
     return ConfigDict(
         dict(
             path=name,
+            init="checkpoint",  # random: from `seed`; only config.json and the tokenizer are read
+            layers=(),  # of the checkpoint, numbers from 0 (an encoder-decoder's: of the decoder); all where empty
             param_dtype="float32",  # of what is frozen; what trains is fp32
             dtype="float32",  # compute; norms, softmax and losses are fp32 in any case
             dropout=placeholder(float),  # all of the model's dropouts; its own where not given

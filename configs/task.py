@@ -16,6 +16,13 @@ GAP = dict(  # words: a sentence with {text}, {text_pair}, {mask}; a word for ea
 )
 OPTIONS = dict(normalise="tokens")  # choice: by what an option's log-likelihood is divided; characters, none
 PROMPTED = GAP | OPTIONS
+HIDDEN = dict(  # of raw text: objective=mlm, nsp, rtd, spans
+    mask_rate=0.15,
+    whole_words=False,
+    mean_span=3.0,  # tokens, spans
+    generator_size=0.25,  # of the model's heads and widths, rtd
+    detection_weight=50.0,  # of the detector's loss beside the generator's, rtd
+)
 FOUND = dict(classes=())  # found in the training rows where empty
 PAIRED = PROMPTED | dict(loss="")  # of similarity: softmax of classes, cosine of numbers; in_batch, triplet of texts
 SPAN = dict(doc_stride=128, max_answer=30, null_threshold=0.0)  # tokens; of "no answer" over the best answer
@@ -39,7 +46,7 @@ TASKS = {
     "chat": _columns(
         "messages", chat_template="", system="", learn="all", max_length=1024
     ),  # the tokenizer's, plain, chatml, a file; said first where nothing is; all turns, last
-    "text": _columns("text", max_length=256, validation_files=""),
+    "text": _columns("text", **HIDDEN, max_length=256, validation_files=""),
     "sst2": _columns(*SINGLE, **PROMPTED, max_length=128),
     "cola": _columns(*SINGLE, **PROMPTED, max_length=128),
     "agnews": _columns(*SINGLE, **PROMPTED, max_length=256),

@@ -14,7 +14,7 @@ FLOORS = [
     {"models"},
     {"methods", "objectives", "data"},
     {"hub", "decode", "parallel"},
-    {"kinds", "distill"},
+    {"kinds", "distill", "selfinstruct"},
     {"train"},
     {"sweep"},
     {"cli"},

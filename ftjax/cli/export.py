@@ -54,6 +54,8 @@ def _peft(f: Any, parts: Any, folder: Path) -> None:
             f"this adapter belongs to the weights that {f.warm_start} trained, not to those of {f.model.path}; write"
             " both merged by --format=hf"
         )
+    if f.model.init == "random" or f.model.layers:
+        raise UserError(f"this adapter's base is not {f.model.path} as it is there; write both merged by --format=hf")
     params = parts.variables["params"]
     trained = {path.split("/")[1] for path, label in tree.flatten(parts.labels).items() if label == "head"}
     if "pooler" in trained and _is_base_pooler(f, parts):

@@ -99,8 +99,8 @@ def main(values: flags.FlagValues) -> None:
     tokenizer, eos = start.tokenizer, start.tokenizer.eos_token_id
     ends = [*([] if eos is None else [eos]), *get("stop_id")]
     if get("chat"):
-        start = start._replace(form=chat_format(tokenizer, **start.chat))
-        ends.append(tokenizer.convert_tokens_to_ids(start.form.stop()))
+        form = chat_format(tokenizer, **start.chat)
+        start, ends = start._replace(form=form), [*ends, tokenizer.convert_tokens_to_ids(form.stop())]
     stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": get("max_new_tokens"), "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
@@ -149,6 +149,17 @@ def load(name: str, is_run: bool) -> Start:
     return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start, chat)
 
 
+def checksum(start: Start) -> int:
+    """Of the weights."""
+    import jax
+    import numpy as np
+
+    weights = 0
+    for x in jax.tree.leaves(start.stored):
+        weights = zlib.crc32(np.asarray(x).tobytes(), weights)
+    return weights
+
+
 def tokens_of(start: Start, text: str, where: str) -> list[int]:
     """A prompt's ids; UserError where it has none, or is no text."""
     try:
@@ -166,8 +177,6 @@ def tokens_of(start: Start, text: str, where: str) -> list[int]:
 def _answer_file(
     start: Start, source: Path, output: Path, batch_size: int, stops: Any, strings: list[str], options: dict[str, Any]
 ) -> None:
-    import jax
-    import numpy as np
     from tqdm import tqdm
 
     from ftjax.data.sources import place, read_rows
@@ -190,11 +199,8 @@ def _answer_file(
             )
     how = {"adapters": start.adapters, "stops": stops, **options}
     request(start.model, start.params, prompts[:1], **how)  # a wrong option is told before there is a file
-    weights = 0
-    for x in jax.tree.leaves(start.stored):
-        weights = zlib.crc32(np.asarray(x).tobytes(), weights)
-    made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": weights, "stop": strings}
-    made |= {"batch_size": batch_size, **({"chat": start.chat} if start.form else {}), **options}
+    made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": checksum(start)}
+    made |= {"stop": strings, "batch_size": batch_size, **({"chat": start.chat} if start.form else {}), **options}
     with appending(output, made, total=len(rows), batch_size=batch_size) as (done, add):
         left = list(enumerate(prompts))[done:]
         answers = continue_batches(start.model, start.params, left, batch_size=batch_size, **how)

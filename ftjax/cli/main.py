@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": "evaluate a run or a model: --workdir or --config",
     "score": "texts against references: --task, --predictions",
     "generate": "continue prompts: --workdir or --model, --prompt",
+    "self-instruct": "tasks and examples by a model: --seeds, --model or --workdir, --output, --num",
     "fill": "words for masked places: --model or --workdir, --text",
     "embed": "vectors of texts or words, and search among them: --model or --workdir, --input, --output, --query",
     "import": "a run of a PEFT adapter: --adapter, --model, --workdir",
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
     """Runs a command line; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("usage: ftjax <command> [--flags]\n")
-        print("\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()))
+        print("\n".join(f"  {name:<15}{text}" for name, text in COMMANDS.items()))
         print("\nftjax <command> --help shows its flags.")
         return 0 if argv else 2
     name, *rest = argv
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="ftjax: %(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every folder that it opens
     sys.path.insert(0, os.getcwd())  # `configs` is a package of the folder that one runs from
-    command = importlib.import_module(f"ftjax.cli.{name}")
+    command = importlib.import_module(f"ftjax.cli.{name.replace('-', '_')}")
     values = flags.FlagValues()
     try:
         command.define(values, rest)

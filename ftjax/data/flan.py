@@ -120,7 +120,7 @@ INSTRUCTIONS: dict[str, Wordings] = {
         (
             "A critic wrote: {text}\nDid the critic like the film?\n{options}",
             "What feeling does this line of a film review express?\n{text}\n{options}",
-            "{text}\n\nSay of these words on a film whether they are meant well.\n{options}",
+            "{text}\n\nWhich way do these words on a film lean?\n{options}",
             'Sort the remark "{text}" by its tone.\n{options}',
             "Here is a part of a review.\n{text}\nIs its judgement good or bad?\n{options}",
         ),

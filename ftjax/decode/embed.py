@@ -3,7 +3,7 @@
 import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -49,7 +49,8 @@ def embed(
     if pooling not in POOLINGS:
         raise UserError(f"pooling={pooling!r}: give {', '.join(POOLINGS)}")
     model = model.clone(cfg=model.cfg.replace(pooling=pooling))
-    return np.stack(_vectors(model, params, tokenizer, texts, _encode_texts, _pooled, **options)[1])
+    found = dict(_vectors(model, params, tokenizer, texts, _encode_texts, _pooled, **options)[1])
+    return np.stack([found[i] for i in range(len(texts))])
 
 
 def embed_words(model: Transformer, params: Any, tokenizer: Any, texts: Sequence[str], **options: Any) -> list[Words]:
@@ -63,15 +64,17 @@ def embed_words(model: Transformer, params: Any, tokenizer: Any, texts: Sequence
     """
     encoded, vectors = _vectors(model, params, tokenizer, texts, _encode_words, _by_word, **options)
     numbers = [int(encoded.extras["word"][start:end].max()) for start, end in pairwise(encoded.offsets)]
-    return [Words(WORD.findall(text)[:n], each[:n]) for text, n, each in zip(texts, numbers, vectors)]
+    found = {i: vector[: numbers[i]].copy() for i, vector in vectors}  # a copy lets go of the padding
+    return [Words(WORD.findall(text)[: numbers[i]], found[i]) for i, text in enumerate(texts)]
 
 
 def _vectors(
     model: Transformer, params: Any, tokenizer: Any, texts: Sequence[str], encode: Any, reduce: Any, *,
     normalise: bool = False, batch_size: int = 64, max_length: int | None = None, where: Sequence[str] | None = None,
     adapters: Any = None, around: Around | None = None,
-) -> tuple[Encoded, list[np.ndarray]]:  # fmt: skip
-    """What was encoded, and what `reduce` makes of each text. `where` says each text's place, for messages."""
+) -> tuple[Encoded, Iterator[tuple[int, np.ndarray]]]:  # fmt: skip
+    """What was encoded, and what `reduce` makes of it: a text's number and vectors, those of like length together.
+    `where` says each text's place, for messages."""
     if not len(texts):
         raise UserError("no texts to embed; give at least one")
     size = around.size if around else 0
@@ -91,14 +94,18 @@ def _vectors(
         encoded, "buckets", min(batch_size, len(texts)), shuffle=False, max_length=out.max_length + size,
         window=len(texts),
     )  # fmt: skip
-    variables, found = {"params": params, "adapters": adapters or {}}, {}
-    for batch in loader:
+    return encoded, _reduced(model, {"params": params, "adapters": adapters or {}}, loader, reduce, normalise)
+
+
+def _reduced(
+    model: Transformer, variables: Any, batches: Iterable[dict[str, np.ndarray]], reduce: Any, normalise: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    for batch in batches:
         example = batch.pop("example")
         values = np.asarray(reduce(model, variables, batch))
         if normalise:
             values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-        found |= {i: value for i, value in zip(example.tolist(), values) if i >= 0}
-    return encoded, [found[i] for i in range(len(texts))]
+        yield from ((i, value) for i, value in zip(example.tolist(), values) if i >= 0)
 
 
 def _encode_texts(texts: Sequence[str], tokenizer: Any, out: Collector) -> Encoded:

@@ -4,11 +4,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
+from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.hub import (
     albert,
@@ -30,7 +32,8 @@ from ftjax.hub import (
     t5,
 )
 from ftjax.hub.family import Family, config_of, hf_config
-from ftjax.models.transformer import Transformer
+from ftjax.models.transformer import Transformer, abstract
+from ftjax.models.transformer import init as new_params
 from ftjax.nn.config import Config
 from ftjax.nn.layers import uncut
 
@@ -56,6 +59,7 @@ def load(
     num_classes: int = 0,
     seed: int = 0,
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
+    init: Literal["checkpoint", "random"] = "checkpoint",
     **overrides: Any,
 ) -> tuple[Transformer, Any]:
     """The model and the parameters of a checkpoint: a directory, a hub id, or a model shipped with ftjax.
@@ -68,16 +72,20 @@ def load(
       num_classes: of a classifier; 0 for the file's own. Another number than the file's gives a new classifier.
       sharding: (path, shape) -> where a parameter lives; each device is given its own part as it is read from the file.
         None for wherever jax puts arrays.
+      init: random needs no weights: kernels and tables are normal(initializer_range), 0.02 where the family has none
+        (T5 too, whose own start goes by fan-in), norms scale by 1, biases are 0; from `seed`, fp32 where `dtype` is None.
       overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
     Returns:
       (model, params): nested dicts of jax arrays, layers stacked `[L, ...]`.
     Raises:
       UserError: the path, an option that we do not support, or all tensors that do not fit, in one line.
     """
-    folder = files.resolve(path_or_id)
+    if init not in ("checkpoint", "random"):
+        raise UserError(f"init={init!r}: give checkpoint or random")
+    folder = files.resolve(path_or_id, weights=init == "checkpoint")
     hf = files.read_json(folder / "config.json")
     try:
-        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, sharding, overrides)
+        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, sharding, init, overrides)
     except UserError as error:
         where = str(folder)
         raise error if where in str(error) else UserError(f"{where}: {error}") from None
@@ -92,6 +100,7 @@ def _load(
     classes: int,
     seed: int,
     sharding: Any,
+    init: str,
     overrides: dict,
 ) -> tuple[Transformer, Any]:
     family = FAMILIES.get(hf.get("model_type", ""))
@@ -111,7 +120,7 @@ def _load(
     if classes and head not in CLASSIFIERS:
         raise UserError(f"num_classes={classes} needs head {' or '.join(CLASSIFIERS)}, this is head={head!r}")
 
-    tensors = names.normalise(family, files.read_weights(folder))
+    tensors = {} if init == "random" else names.normalise(family, files.read_weights(folder))
     if head in CLASSIFIERS:
         stored = family.heads[head].weights["classifier/kernel"].name
         theirs = tensors[stored].shape[0] if stored in tensors and own == head else 0
@@ -121,10 +130,22 @@ def _load(
         if not (classes or theirs):
             raise UserError(f"head={head!r} of a checkpoint without such a head needs num_classes")
         overrides = {"num_classes": classes or theirs, **overrides}
-    if overrides.get("pooling") == "mean" and family.heads[head].fields.get("pooler") == "dense":
+    if overrides.get("pooling") in ("mean", "max") and family.heads[head].fields.get("pooler") == "dense":
         overrides = {"pooler": "none", "pooler_dropout": 0.0, **overrides}  # a pooler reads the first token
     model = Transformer(config_of(family, hf, head, dtype=compute_dtype, **overrides))
+    if init == "random":
+        return model, _random(model, dtype, seed, sharding)
     return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed, sharding=sharding)
+
+
+def _random(model: Transformer, dtype: Any, seed: int, sharding: Any) -> Any:
+    """New parameters; each device makes its own part of them."""
+
+    def make(key: jax.Array) -> Any:
+        return jax.tree.map(lambda x: x.astype(dtype or x.dtype), new_params(model, key))
+
+    places = sharding and tree.map_paths(lambda path, x: sharding(path, x.shape), abstract(model))
+    return jax.jit(make, out_shardings=places)(jax.random.key(seed))
 
 
 def save(

@@ -64,7 +64,9 @@ class Kind(NamedTuple):
     params: (setting, parameters, key) -> parameters with what the kind adds to the model's own.
     packs: whether several examples may share a row.
     writes: whether generated text may be scored.
+    ends: setting -> tokens that end what is written, beside eos.
     metrics: of the kind, in place of the task's; the first chooses the best checkpoint.
+    models: (setting, plain parameters) -> {folder: (model, its parameters)} that an export writes; "" is the model's.
     """
 
     accepts: tuple[type, ...]
@@ -75,7 +77,11 @@ class Kind(NamedTuple):
     params: Callable[[Setting, Any, jax.Array], Any] = lambda setting, params, key: params
     packs: bool = False
     writes: bool = False
+    ends: Callable[[Setting], tuple[int, ...]] = lambda setting: ()
     metrics: tuple[str, ...] = ()
+    models: Callable[[Setting, Any], dict[str, tuple[Transformer, Any]]] = lambda setting, params: {
+        "": (setting.model, params)
+    }
 
 
 def require(field: str, value: Any, right: bool, wanted: str) -> None:

@@ -18,7 +18,7 @@ def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
     pooling = f.model.pooling
     if pooling is None:
         return dict(head="classification", num_classes=len(classes))
-    require("model.pooling", pooling, pooling in ("first", "last", "mean"), "first, last or mean")
+    require("model.pooling", pooling, pooling in ("first", "last", "mean", "max"), "first, last, mean or max")
     return dict(head="classification", num_classes=len(classes), pooling=pooling)
 
 

@@ -62,6 +62,12 @@ def _format(setting: Setting) -> Format:
     return chat_format(setting.tokenizer, task.chat_template, task.system, task.learn)
 
 
+def ends(setting: Setting) -> tuple[int, ...]:
+    """The token that ends a turn of a conversation."""
+    stops = "chat_template" in setting.f.task
+    return (setting.tokenizer.convert_tokens_to_ids(_format(setting).stop()),) if stops else ()
+
+
 def objective(setting: Setting) -> Objective:
     """Next-token cross-entropy, as `loss.*` says."""
     loss = setting.f.loss
@@ -138,4 +144,4 @@ def learned(examples: list[Any], encoded: Encoded, row: int, tokenizer: Any) -> 
     return "".join(asked_and_answered(encoded, int(i), tokenizer)[1] for i in turns)
 
 
-KIND = Kind((Text, Marked, Question, Chat), head, encode, objective, score, packs=True, writes=True)
+KIND = Kind((Text, Marked, Question, Chat), head, encode, objective, score, packs=True, writes=True, ends=ends)

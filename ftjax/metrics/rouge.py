@@ -1,7 +1,10 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L of summaries (Lin 2004), by rouge-score."""
 
 import functools
+import re
 from collections.abc import Sequence
+
+from ftjax.metrics.rouge_l import common_words
 
 NAMES = ("rouge1", "rouge2", "rougeL")
 
@@ -20,3 +23,13 @@ def _scorer(name: str):
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer([name], use_stemmer=True)
+
+
+def plain_words(text: str) -> list[str]:
+    """Words as rouge-score has them without stems: runs of a-z and 0-9, in small letters."""
+    return re.findall("[a-z0-9]+", text.lower())
+
+
+def plain_rouge_l(a: Sequence[str], b: Sequence[str]) -> float:
+    """F1 of ROUGE-L of two texts as `plain_words`, without stems; 0 where one is empty."""
+    return 2 * common_words(a, b) / (len(a) + len(b)) if a and b else 0.0

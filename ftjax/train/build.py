@@ -19,6 +19,7 @@ from ftjax.data.loader import Loader
 from ftjax.data.sources import place
 from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Split, Task
+from ftjax.distill.match import student_of
 from ftjax.errors import UserError
 from ftjax.kinds import KINDS, Kind, Setting, require
 from ftjax.kinds.demonstrations import few
@@ -214,9 +215,12 @@ def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | Non
     """The config's model with the head of the task, its parameters read to where they live on a mesh.
 
     Raises:
-      UserError: a dropout outside [0, 1), or as `hub.load`.
+      UserError: a dropout outside [0, 1), layers of a random start, or as `hub.load` and `student_of`.
     """
     cfg = f.model
+    require("model.init", cfg.init, cfg.init in ("checkpoint", "random"), "checkpoint or random")
+    if cfg.layers and cfg.init == "random":
+        raise UserError(f"model.layers={cfg.layers}: a random start has no layers to keep; set model.init=checkpoint")
     options: dict[str, Any] = dict(dtype=_dtype("param_dtype", cfg.param_dtype), seed=f.seed, remat=cfg.remat)
     options["compute_dtype"] = _dtype("dtype", cfg.dtype)
     options["attention"] = cfg.attention  # `hub.load` refuses a name that is none
@@ -230,7 +234,9 @@ def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | Non
         options |= dict.fromkeys(
             ("embed_dropout", "attention_dropout", "hidden_dropout", "classifier_dropout"), cfg.dropout
         )
-    model, params = hub.load(cfg.path, **options, **kind.head(f, classes))
+    model, params = hub.load(cfg.path, init=cfg.init, **options, **kind.head(f, classes))
+    if cfg.layers:
+        model, params = _kept(model, params, cfg.layers, options.get("sharding"))
     if cfg.dropout is not None:  # where the model has some
         rates = [name for name in ("pooler_dropout", "ffn_dropout", "final_dropout") if getattr(model.cfg, name)]
         model = model.clone(cfg=model.cfg.replace(**dict.fromkeys(rates, cfg.dropout)))
@@ -238,6 +244,17 @@ def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | Non
     if unroll is None:  # measured in experiments/speed.py: XLA's CPU backend gains by not scanning
         unroll = -1 if jax.default_backend() == "cpu" and model.cfg.num_layers <= 12 else 1
     return model.clone(cfg=model.cfg.replace(scan_unroll=unroll)), params
+
+
+def _kept(model: Transformer, params: Tree, layers: tuple[int, ...], sharding: Any) -> tuple[Transformer, Tree]:
+    """The model with some of its layers, on the devices that it was on."""
+    try:
+        model, params = student_of(model, params, layers)
+    except UserError as error:
+        raise UserError(f"model.{error}") from None
+    if sharding:
+        params = tree.map_paths(lambda path, x: jax.device_put(x, sharding(path, x.shape)), params)
+    return model, params
 
 
 def _dtype(field: str, name: str) -> Any:

@@ -102,11 +102,12 @@ class Evaluator:
     def _answers(self, variables: Tree, examples: Sequence[int]) -> list[str]:
         """Greedy answers by the cached loop, to what training saw before the first labelled token."""
         parts, encoded = self._parts, self._data.encoded
+        eos = parts.tokenizer.eos_token_id
         new = generate_batches(
             parts.model, variables["params"], [prompt_of(encoded, i) for i in examples],
             adapters=parts.method.expand(variables["adapters"], variables["params"]),
             batch_size=min(self._batch_size, len(examples)), max_new_tokens=self._max_new,
-            eos_token_id=parts.tokenizer.eos_token_id,
+            eos_token_id=[*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)],
             **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
         )  # fmt: skip
         return [parts.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in new]

@@ -27,7 +27,9 @@ def step_flops(
     Every kernel costs 2 in out per vector forward, as much for its input's gradient where something below it trains,
     and as much again where it trains itself. The backward pass is counted down to the first row of the stack in which
     something trains, as a scan over cut rows runs it. Elementwise work, and what makes site form of the trained form
-    (it does not grow with the tokens), is not counted.
+    (it does not grow with the tokens), is not counted; nor are logits at places that the objective itself draws (masked
+    words: `scored` is 0 there). Span corruption is counted as the decoder's pass over the whole text. A generator
+    beside the model (`ftjax.kinds.rtd`) counts as trained.
 
     Args:
       labels, variables: as the step sees them, adapters in trained form.
@@ -70,7 +72,7 @@ def step_flops(
             return batch * source
         if cfg.positions == "disentangled" and re.search("/attn/[qk]/", path):  # the table of distances too
             return batch * length + 2 * cfg.relative_buckets
-        if re.match("(layers|embed|conv)/", path):
+        if re.match("(generator/)?(layers|embed|conv)/", path) or (cfg.head == "rtd" and not path.startswith("gen")):
             return batch * length
         return batch * (scored or 1)
 
@@ -98,6 +100,9 @@ def step_flops(
         work = 4.0 * batch * queries * keys * one.num_heads * one.head_dim
         return layers * work * (stop - start + 2 * max(0, stop - max(lowest, start)))
 
+    if generator := variables["params"].get("generator"):
+        layers, _, width = generator["layers"]["attn"]["q"]["kernel"].shape
+        total += 3 * 4.0 * batch * length * length * layers * width
     distances = 2 * cfg.relative_buckets if cfg.positions == "disentangled" else 0  # as keys: two products too
     total += attention(cfg, length, length + source + distances, above, end)
     return total + (attention(encoder, source, source, 0, above) if encoder else 0.0)

@@ -16,7 +16,7 @@ KEPT = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"
 
 def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequence[Path]) -> None:
     """config.json (with the names of the task's classes), model.safetensors, the tokenizer's files and a model card
-    (README.md), or nothing.
+    (README.md), or nothing. A model that the kind trains beside it (ELECTRA's generator) is in a folder inside.
 
     Args:
       params: plain ones, as `Method.merge` gives them; runs: where they come from.
@@ -29,8 +29,9 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
         if parts.tokenizer.pad_token_id is not None:
             extra.setdefault("pad_token_id", parts.tokenizer.pad_token_id)
     with whole(folder) as aside:
-        hub.save(aside, parts.model, params, extra=extra)
-        parts.tokenizer.save_pretrained(aside)
+        for name, (model, values) in parts.kind.models(parts.setting, params).items():
+            hub.save(aside / name, model, values, extra=extra)
+            parts.tokenizer.save_pretrained(aside / name)
         (aside / "README.md").write_text(card(f, parts, params, runs), "utf-8")
 
 

@@ -208,17 +208,18 @@ def test_masked_words(make, batch):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_teacher_reads_without_virtual_ids(pair, examples, lay, side):
-    """Soft tokens before a text, within it and before its labels: the teacher says what it says of the text alone."""
-    _, teacher, variables = pair
-    some, soft = examples(5, 3), []
+def test_a_teacher_reads_without_virtual_ids(make, examples, lay, side):
+    """Soft tokens before a text, within it and last before its answer: the teacher says what it says of the text."""
+    teacher, some, soft = make("gpt2"), examples(5, 3), []
     for e in some:
-        at = [0, 0, 1, int(np.argmax(e.labels != IGNORE))]
-        soft.append(e._replace(tokens=np.insert(e.tokens, at, [50, 51, 52, 53]),
-                               labels=np.insert(e.labels, at, IGNORE)))  # fmt: skip
+        first = int(np.argmax(e.labels != IGNORE))  # now predicted at a soft token
+        tokens = np.insert(e.tokens, [0, 0, 1, first + 1], [50, 51, 52, 53])
+        soft.append(e._replace(tokens=tokens, labels=np.insert(e.labels, [0, 0, 1, first], IGNORE)))
     plain, _ = lay([some, []], 2 * T, side)
     virtual, _ = lay([soft, []], 2 * T, side)
-    read = jax.jit(lambda batch: entries(teacher, variables["teacher"], without_virtual(batch, 50), 50, (1.0,)))
+    assert np.asarray(virtual["input_ids"])[0, virtual["label_positions"][0, 0]] == 53
+    variables = {"params": teacher.params}
+    read = jax.jit(lambda batch: entries(teacher.model, variables, without_virtual(batch, 50), 50, (1.0,)))
     real = plain["labels"] != IGNORE
     for ours, theirs in zip(read(virtual), read(plain)):
         np.testing.assert_allclose(ours[real], theirs[real], rtol=1e-4, atol=1e-5)

@@ -29,6 +29,18 @@ def bert(make, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def gpt(make, tmp_path_factory):
+    """A Hugging Face folder: a tiny GPT-2 with random weights and a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt")
+    (folder / "text.txt").write_text(TEXT * 20)
+    tokenizer = train_tokenizer("byte_bpe", [folder / "text.txt"], 400)
+    tokenizer.save_pretrained(folder)
+    made = make("gpt2", vocab_size=len(tokenizer), max_positions=192)
+    ftjax.save(folder, made.model, made.params, extra={"pad_token_id": 0, "eos_token_id": 0})
+    return folder
+
+
 @pytest.fixture
 def write(tmp_path):
     """write(name, rows) -> the path of a .jsonl in this test's folder."""
@@ -70,16 +82,15 @@ def prepare(configure):
 
 @pytest.fixture(scope="session")
 def forward():
-    """forward(parts, ids, token types) -> (the hidden states [T, D] of one sequence, adapters included, and the variables)."""
+    """forward(parts, ids, token types) -> (hidden states [T, D] of one sequence, variables)."""
 
-    def get(parts, ids, types=(0,) * 32, length=32):
+    def get(parts, ids, types=(), length=56):
         adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
         variables = {"params": parts.variables["params"], "adapters": adapters}
-        padded, mask = np.zeros((1, length), np.int32), (np.arange(length) < len(ids))[None].astype(np.int32)
-        padded[0, : len(ids)] = ids
-        types = np.asarray(types[:length], np.int32)[None]
-        types = np.pad(types, ((0, 0), (0, length - types.shape[1])))
-        out = parts.model.apply(variables, padded, mask, token_type_ids=types, method="hidden")
+        padded, mask, kinds = np.zeros((3, 1, length), np.int32)
+        padded[0, : len(ids)], mask[0, : len(ids)] = ids, 1
+        kinds[0, : len(types)] = types[:length]
+        out = parts.model.apply(variables, padded, mask, token_type_ids=kinds, method="hidden")
         return out.last_hidden[0], variables
 
     return get

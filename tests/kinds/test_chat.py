@@ -9,10 +9,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import ftjax
+from configs import task as configs
 from ftjax.cli.main import main
 from ftjax.data.bad import BadRows
 from ftjax.data.chat import TEMPLATES, chat_format, encode_chats
 from ftjax.data.encoded import IGNORED, Collector
+from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Chat
 from ftjax.errors import UserError
 
@@ -125,6 +127,29 @@ def test_flags_choose():
     assert learned(form._replace(learn="last"), flagged)[0][1] == "Bye<eos>"
     with pytest.raises(UserError, match="row 0: no message is to be learned"):
         encode(form, HELLO._replace(learned=()))
+
+
+def test_flags_of_a_file(tmp_path):
+    cfg = configs.get("chat")
+    path = tmp_path / "x.jsonl"
+    cfg.files.train = str(path)
+
+    def load(*flags):
+        names = ("learn", "train", "learn", "train")
+        rows = [{"role": role, "content": text, **({} if flag is None else {name: flag})}
+                for (role, text), name, flag in zip(HELLO.messages, names, flags)]  # fmt: skip
+        path.write_text(json.dumps({"messages": rows}) + "\n")
+        return [TASKS["chat"].example(row, "") for row in TASKS["chat"].load(cfg, "train", BadRows())]
+
+    assert load(None, None, None, None) == [HELLO]
+    assert load(False, True, None, None) == load(None, True, None, False) == [HELLO._replace(learned=(1,))]
+    assert load(None, None, None, False) == [HELLO._replace(learned=())]
+    for flags, says in (
+        ((True, None, None, None), "message 1 has the flag True"),
+        ((None, "yes", None, None), "'yes'"),
+    ):
+        with pytest.raises(UserError, match=says):
+            load(*flags)
 
 
 @pytest.mark.parametrize(("template", "bos"), [(BRACKETS, True), (BRACKETS, False), (TEMPLATES["plain"], True)])

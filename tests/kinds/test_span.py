@@ -17,7 +17,7 @@ from ftjax.objectives.span import FIRST, LAST
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.loop import train
 
-LONG = "the cat sat on a mat and Anna ran home to Rome by the sea . in Oslo , Bob sat by the sea and ran home again ."
+LONG = "the cat sat on a mat and Anna ran home to Rome by the sea . in Oslo , Bob sat by the sea and ran home"
 
 
 def question(text, context, *answers):
@@ -26,7 +26,7 @@ def question(text, context, *answers):
 
 QUESTIONS = [
     question("where did Anna run ?", LONG, "Rome"),
-    question("where did Bob run ?", LONG, "ran home again", "home"),
+    question("where did Bob run ?", LONG, "Bob sat by the sea", "sea"),
     question("who sat ?", "the cat sat on a mat .", "cat"),
     question("where did the cat run ?", "the cat sat on a mat ."),
     question("what ran ?", "Zebulon Quigley and the elephant ran , by 1862 .", "Zebulon Quigley"),
@@ -77,7 +77,8 @@ def theirs(tokenizer, questions, max_length, stride):
         if spans[first][0] > begin or spans[last][1] < begin + len(text):
             yield ids, row, cls, cls
             continue
-        while first < len(spans) and spans[first][0] <= begin:
+        end = last
+        while first <= end and spans[first][0] <= begin:  # run_qa.py goes on to [SEP], in its own words an edge case
             first += 1
         while spans[last][1] >= begin + len(text):
             last -= 1
@@ -88,7 +89,7 @@ def theirs(tokenizer, questions, max_length, stride):
 def test_windows_and_labels(tokenizer, length, stride):
     made = encode(tokenizer, max_length=length, doc_stride=stride)
     expected = list(theirs(tokenizer, QUESTIONS, length, stride))
-    assert len(made) == len(expected) and len(made) > len(QUESTIONS) or length == 60
+    assert len(made) == len(expected) and (len(made) > len(QUESTIONS) or length == 60)
     for i, (ids, row, first, last) in enumerate(expected):
         assert made[i].tokens.tolist() == ids and made.rows[i] == row
         marks = np.zeros(len(ids), int)
@@ -180,8 +181,6 @@ def test_an_answer_in_a_later_window(tokenizer, side):
 def test_no_answer(tokenizer, none, threshold, expected):
     asked = [QUESTIONS[0], QUESTIONS[3]]
     spans = {0: ("mat", 3.0), 1: ("in Oslo", 4.0), 2: ("cat", 1.0)}
-    if threshold == -1.5:
-        expected = ["" if 3.0 - 4.0 > threshold else "in Oslo", "" if 0.0 - 1.0 > threshold else "cat"]
     measures, rows = ask(tokenizer, asked, spans, none, null_threshold=threshold)
     assert [row["prediction"] for row in rows] == expected and rows[1]["references"] == []
     assert measures["squad_exact_match"].value == (expected[1] == "") / 2
@@ -240,9 +239,10 @@ SOFT = {
 def test_predictions_by_hand(prepare, forward, method, side):
     rows = [{**row, "context": row["context"].split(" . ")[0]} for row in ROWS if row["answers"]][1:]
     rows = [{**row, "answers": [{"text": row["context"], "answer_start": 0}]} for row in rows]
-    more = {"data.pad_side": side, "data.buckets": 1, "task.max_length": 28, "task.doc_stride": 0}
+    more = {"data.pad_side": side, "data.buckets": 1, "task.max_length": 48}  # one window each
     f, parts = prepare("qa", method, rows, rows, **FIELDS | SOFT[method] | more)
-    _, found = evaluate_split(f, parts, "validation")
+    values, found = evaluate_split(f, parts, "validation")
+    assert values["examples"] == len(rows)
     tokenizer, v = parts.tokenizer, parts.model.cfg.vocab_size
     ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     before, after = {
@@ -255,7 +255,7 @@ def test_predictions_by_hand(prepare, forward, method, side):
         opened = [tokenizer.cls_token_id, *before, *asked, tokenizer.sep_token_id]
         inner, spans = context["input_ids"][1:-1], context["offset_mapping"][1:-1]
         hidden, variables = forward(
-            parts, [*opened, *inner, *after, tokenizer.sep_token_id], types=[0] * len(opened) + [1] * 30
+            parts, [*opened, *inner, *after, tokenizer.sep_token_id], [0] * len(opened) + [1] * 50
         )
         scores = np.asarray(parts.model.apply(variables, hidden, method="classify"))
         begin, end = scores[len(opened) : len(opened) + len(inner)].T

@@ -1,5 +1,6 @@
 """Tags of words: which piece carries them, whole runs, what packing, padding and soft tokens may not change."""
 
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_soft_tokens_by_hand(prepare, forward, name, layout):
         opened = [tokenizer.cls_token_id, *before]
         if name == "prompt outside":
             opened = [*before, tokenizer.cls_token_id]
-        whole = [*opened, *sum(pieces, []), *after, tokenizer.sep_token_id]
+        whole = [*opened, *chain(*pieces), *after, tokenizer.sep_token_id]
         hidden, variables = forward(parts, whole)
         tags = parts.model.apply(variables, hidden, method="classify").argmax(-1)
         starts = len(opened) + np.cumsum([0, *map(len, pieces[:-1])])

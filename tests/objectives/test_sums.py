@@ -10,7 +10,7 @@ import pytest
 from ftjax import tree
 from ftjax.objectives.regression import regression
 from ftjax.objectives.similarity import similarity, with_pair_classifier
-from ftjax.objectives.span import span
+from ftjax.objectives.span import FIRST, LAST, span
 from ftjax.objectives.tagging import tagging
 from ftjax.objectives.words import between_words, label_words
 
@@ -34,7 +34,7 @@ def slots(row, at, n):
 
 
 def ends(row, at, n):
-    return {"labels": [-100, -100] if row is None else [at + 1, at + n - 2]}
+    return {"first": -1 if row is None else at + 1, "last": -1 if row is None else at + n - 2}
 
 
 def one(label, dtype=int):
@@ -83,6 +83,9 @@ def lay(case, rows, length=9, side="right"):
     if not case.group:
         batch = {name: x[:, 0] for name, x in batch.items()}
     columns = {name: [extra[name] for extra in extras] for name in extras[0]}
+    if "first" in columns:
+        first, last = (np.arange(length) == np.asarray(columns.pop(name))[:, None] for name in ("first", "last"))
+        columns["answer"] = FIRST * first + LAST * last
     if "gap" in columns:
         columns["answer"] = np.arange(length) == np.asarray(columns.pop("gap"))[:, None]
     made = {name: np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32)

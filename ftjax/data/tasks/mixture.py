@@ -51,7 +51,7 @@ def parts_of(cfg: Any, training: bool) -> list[str]:
     there = []
     for name in PARTS:
         part = getattr(cfg.parts, name)
-        if part.data or part.files.train or part.files.validation or part.files.test:
+        if any([part.data, part.files.train, part.files.validation, part.files.test]):
             there.append(name)
     clusters = {INSTRUCTIONS[name].cluster for name in there}
     if not there:

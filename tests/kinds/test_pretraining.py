@@ -1,0 +1,366 @@
+"""Masked words, next sentences, replaced tokens, spans: documents cut into rows, runs, resumption, export."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+import transformers as hf
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from configs.default import get_config
+from ftjax import tree
+from ftjax.data.documents import encode_chunks, encode_pairs, encode_stream, pairs
+from ftjax.data.encoded import Collector
+from ftjax.data.tasks.task import Text
+from ftjax.data.tokenizer import train_tokenizer
+from ftjax.errors import UserError
+from ftjax.kinds.masks import continues, masks
+from ftjax.kinds.spans import sentinels_of
+from ftjax.train.build import build, load_data
+from ftjax.train.checkpoint import read_best
+from ftjax.train.evaluate import evaluate_split
+from ftjax.train.fields import Fields
+from ftjax.train.flops import step_flops
+from ftjax.train.loop import train
+from ftjax.train.restore import load_run
+from ftjax.train.save import save_model
+from ftjax.train.step import init_state, make_step
+
+TEXT = "the cat sat on a mat and Anna ran home to Rome by the sea where did Bob run again in Oslo"
+WORDS = TEXT.split()
+LENGTH, NONE = 24, dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 2, "dropout_rate": 0.0}
+CONFIGS = {  # objective -> (the tokenizer's kind, config.json)
+    "mlm": ("wordpiece", {"model_type": "bert", "architectures": ["BertForMaskedLM"], **SIZES, **NONE}),
+    "nsp": ("wordpiece", {"model_type": "bert", "architectures": ["BertForPreTraining"], **SIZES, **NONE}),
+    "rtd": (
+        "wordpiece",
+        {"model_type": "electra", "architectures": ["ElectraForPreTraining"], "embedding_size": 12, **SIZES, **NONE},
+    ),
+    "spans": (
+        "unigram",
+        {
+            "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 10, "decoder_start_token_id": 0, **T5,
+        },
+    ),
+}  # fmt: skip
+
+
+def sentences(n, seed):
+    rng = np.random.default_rng(seed)
+    return " ".join(" ".join(rng.choice(WORDS, int(rng.integers(3, 9)))) + "." for _ in range(n))
+
+
+@pytest.fixture(scope="session")
+def novels(tmp_path_factory):
+    """A folder of six documents."""
+    folder = tmp_path_factory.mktemp("novels")
+    for i in range(6):
+        (folder / f"{i}.txt").write_text(sentences(24, i))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(novels, tmp_path_factory):
+    """{objective: a Hugging Face folder without weights}."""
+    folders, files = {}, sorted(novels.iterdir())
+    learned = {
+        "wordpiece": train_tokenizer("wordpiece", files, 90),
+        "unigram": train_tokenizer("unigram", files, 90, sentinels=8),
+    }
+    for name, (kind, fields) in CONFIGS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        learned[kind].save_pretrained(folders[name])
+        config = {"vocab_size": 96, "max_position_embeddings": 32, "pad_token_id": 0, **fields}
+        (folders[name] / "config.json").write_text(json.dumps(config))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def configure(models, novels):
+    """configure(objective, method, field=value, ...) -> (config, default) of a run from scratch."""
+
+    def get(objective, method="full", model=None, **fields):
+        default = get_config(f"model={models[model or objective]},task=text,method={method}")
+        config = default.copy_and_resolve_references()
+        config.update_from_flattened_dict(
+            {
+                "task.objective": objective, "task.data": str(novels), "task.max_length": LENGTH, "steps": 6,
+                "model.init": "random", "eval_every": 3, "eval_batch_size": 8, "log_every": 3,
+                "optimizer.warmup": 0.0, "task.validation_files": "[01].txt",
+            } | ({"data.buckets": 1} if objective == "nsp" else {}) | fields
+        )  # fmt: skip
+        return config, default
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def runs(configure, tmp_path_factory):
+    """runs(objective) -> (workdir, result) of a run of six steps, made once."""
+    made = {}
+
+    def get(objective):
+        if objective not in made:
+            workdir = tmp_path_factory.mktemp(objective) / "run"
+            made[objective] = workdir, train(*configure(objective), workdir)
+        return made[objective]
+
+    return get
+
+
+METRICS = {
+    "mlm": {"loss", "nll", "token_accuracy"},
+    "nsp": {"loss", "nll", "token_accuracy", "next_nll", "next_accuracy"},
+    "rtd": {"loss", "generator_nll", "accuracy", "replaced"},
+    "spans": {"loss", "nll", "token_accuracy"},
+}
+
+
+@pytest.mark.parametrize("objective", METRICS)
+def test_a_run_from_scratch(configure, runs, objective):
+    workdir, result = runs(objective)
+    assert result["metrics"].keys() == METRICS[objective] and np.isfinite(list(result["metrics"].values())).all()
+    assert result["best"]["metric"] == "loss" and result["compiles"] == 1
+    f, parts = load_run(workdir)
+    first = tree.flatten(build(Fields(configure(objective)[0])).variables)
+    still = {path for path, x in read_best(workdir).items() if np.array_equal(x, first[path])}
+    assert {path for path in still if not path.endswith("attn/k/bias")} == set()  # which no softmax sees
+    assert read_best(workdir).keys() == first.keys()
+    value, again = (evaluate_split(f, parts, "validation")[0] for _ in range(2))
+    assert value == again and value["loss"] == pytest.approx(result["best"]["value"], rel=1e-5)
+
+
+def test_a_run_that_lost_its_end_ends_as_before(configure, runs, tmp_path, capfd):
+    whole, expected = runs("rtd")
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    for kind in ("last", "best"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / kind / "6")
+    result = train(*configure("rtd"), tmp_path / "run")
+    assert "resumed  at step 3" in capfd.readouterr().err
+    assert result["metrics"] == expected["metrics"]
+    mine, theirs = read_best(tmp_path / "run"), read_best(whole)
+    assert mine.keys() == theirs.keys() and all(np.array_equal(mine[path], theirs[path]) for path in theirs)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "rtd"])
+def test_micro_batches_have_masks_of_their_own(configure, objective):
+    """A step over two of them sums the two halves under a key each, which is not the whole batch under one."""
+    f = Fields(configure(objective, micro_batches=2, batch_size=8)[0])
+    parts = build(f)
+    batch = next(iter(load_data(f, parts, "train", training=True).batches))
+    train_leaves, frozen = tree.split(parts.variables, parts.labels)
+    tx, key = optax.sgd(1.0), jax.random.key(3)
+    loss = jax.jit(parts.objective.loss)
+    step_key = jax.random.fold_in(key, 0)
+    halves = [
+        loss(parts.variables, {name: x[i::2] for name, x in batch.items()}, jax.random.fold_in(step_key, i))
+        for i in range(2)
+    ]
+    new, metrics = jax.jit(make_step(parts.objective.loss, tx, 2))(init_state(train_leaves, tx), frozen, batch, key)
+    weight = sum(half.weight for half in halves)
+    np.testing.assert_allclose(metrics["loss"], sum(half.loss for half in halves) / weight, rtol=1e-5)
+    assert metrics["weight"] == weight
+    one = loss(parts.variables, batch, step_key)
+    assert one.weight == weight and not np.allclose(one.loss / weight, metrics["loss"], rtol=1e-5)
+    moved = tree.flatten(jax.tree.map(lambda a, b: bool((a != b).any()), new["train"], train_leaves))
+    assert moved["params/embed/tokens/embedding"]
+
+
+def test_the_discriminator_and_its_generator_in_transformers(runs, tmp_path):
+    workdir, _ = runs("rtd")
+    f, parts = load_run(workdir)
+    params = parts.variables["params"]
+    save_model(f, parts, params, tmp_path / "out", [workdir])
+    ids = np.random.default_rng(0).integers(5, 90, (3, 11))
+    made = parts.kind.models(parts.setting, params)
+    assert set(made) == {"", "generator"} and made["generator"][0].cfg.hidden_size == 8
+    for name, cls in (("", hf.ElectraForPreTraining), ("generator", hf.ElectraForMaskedLM)):
+        theirs = cls.from_pretrained(tmp_path / "out" / name).eval()
+        with torch.no_grad():
+            expected = theirs(torch.from_numpy(ids)).logits.numpy()
+        model, mine = made[name]
+        np.testing.assert_allclose(model.apply({"params": mine}, ids).logits, expected, rtol=1e-4, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "generator").mask_token == "[MASK]"
+
+
+def test_work_of_a_generator(configure):
+    f = Fields(configure("rtd")[0])
+    parts = build(f)
+    b, t, d, e, ffn, own = 2, 8, 16, 12, 24, 8  # a generator of one head
+    layer = 4 * d * d + 2 * d * ffn
+    body = 2 * (b * t) * (e * d + 2 * layer + d * d + d) + 2 * 4 * b * t * t * d  # with the head, a score a token
+    small = 2 * (b * t) * (e * own + 2 * (4 * own * own + 2 * own * ffn // 4)) + 2 * 4 * b * t * t * own
+    small += 2 * b * own * e  # the transform: places that the objective draws are not counted
+    assert step_flops(parts.model.cfg, parts.labels, parts.variables, {}, b, t) == 3 * (body + small)
+
+
+def collector(length, n=3):
+    return Collector(length, "error", [f"{i}.txt:1" for i in range(n)])
+
+
+@pytest.fixture
+def tokenizer(models):
+    return AutoTokenizer.from_pretrained(models["mlm"])
+
+
+def texts(n=3):
+    return [Text("", sentences(4 + 3 * i, i)) for i in range(n)]
+
+
+def ids_of(tokenizer, text):
+    return tokenizer(text.completion, add_special_tokens=False)["input_ids"]
+
+
+def test_chunks_are_the_text_again(tokenizer):
+    made = encode_chunks(texts(), tokenizer, collector(10))
+    assert made.by == "none" and made.lengths.max() == 10
+    for row, text in enumerate(texts()):
+        mine = [made[i].tokens.tolist() for i in np.flatnonzero(made.rows == row)]
+        assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in mine)
+        assert all(len(ids) == 10 for ids in mine[:-1]) and len(mine[-1]) > 2
+        assert [token for ids in mine for token in ids[1:-1]] == ids_of(tokenizer, text)
+
+
+def test_a_stream_is_the_documents_without_their_end(models):
+    tokenizer = AutoTokenizer.from_pretrained(models["spans"])
+    made = encode_stream([Text("", text.completion + "</s>") for text in texts()], tokenizer, collector(7))
+    whole = [token for text in texts() for token in ids_of(tokenizer, text)]
+    assert (made.lengths == 7).all() and len(made) == len(whole) // 7
+    assert made.tokens.tolist() == whole[: len(made) * 7]
+    assert (np.diff(made.rows) >= 0).all() and set(made.rows) == {0, 1, 2}
+    with pytest.raises(UserError, match=r"0\.txt:1 on have \d+ tokens in all, and a row has task.max_length=5000"):
+        encode_stream(texts(), tokenizer, collector(5000))
+
+
+def within(part, whole):
+    return any(whole[k : k + len(part)] == part for k in range(len(whole)))
+
+
+def test_pairs_as_rows(tokenizer):
+    made = encode_pairs(texts(), tokenizer, 0, collector(LENGTH))
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    for i in range(len(made)):
+        ids, types = made[i].tokens, made.extras["token_type_ids"][made.offsets[i] : made.offsets[i + 1]]
+        assert ids[0] == cls and ids[-1] == sep and (ids == sep).sum() == 2 and len(ids) <= LENGTH
+        first = int(np.argmax(ids == sep)) + 1
+        assert types.tolist() == [0] * first + [1] * (len(ids) - first)
+        a, b = ids[1 : first - 1].tolist(), ids[first:-1].tolist()
+        text = ids_of(tokenizer, texts()[made.rows[i]])
+        assert a and b and within(a, text) and (made.labels[i] == 1 or within(b, text))
+    again, other = (encode_pairs(texts(), tokenizer, seed, collector(LENGTH)) for seed in (0, 1))
+    assert again.tokens.tolist() == made.tokens.tolist() != other.tokens.tolist()
+
+
+@given(st.integers(0, 1000), st.integers(2, 30))
+def test_pairs(seed, room):
+    """Every token is its own place: documents of 100, 200, ... on."""
+    rng = np.random.default_rng(seed)
+    documents = []
+    for d in range(3):
+        ends = np.cumsum(rng.integers(1, 8, int(rng.integers(1, 12))))
+        documents.append([list(range(1000 * d + a, 1000 * d + b)) for a, b in zip([0, *ends[:-1]], ends)])
+    made = list(pairs(documents, room, np.random.default_rng(seed)))
+    for pair in made:
+        assert pair.first and pair.second and len(pair.first) + len(pair.second) <= room
+        for part in (pair.first, pair.second):
+            assert part == list(range(part[0], part[-1] + 1))  # contiguous
+        assert pair.first[0] // 1000 == pair.document
+        assert (pair.second[0] // 1000 != pair.document) == pair.random
+        assert pair.random or pair.second[0] > pair.first[-1]
+    assert {pair.document for pair in made} == {0, 1, 2}
+
+
+def test_half_of_the_pairs_are_random():
+    documents = [[[d] * 4 for _ in range(4000)] for d in range(2)]
+    made = list(pairs(documents, 40, np.random.default_rng(0)))
+    assert 0.45 < np.mean([pair.random for pair in made]) < 0.58  # a last sentence alone, and short pairs of one
+    assert 0.05 < np.mean([len(pair.first) + len(pair.second) < 37 for pair in made]) < 0.15
+
+
+def piece_table(tokenizer):
+    table = continues(tokenizer, len(tokenizer) + 3)
+    assert not table[-3:].any() and not table[tokenizer.all_special_ids].any()
+    return {piece for piece, i in tokenizer.get_vocab().items() if table[i]}
+
+
+def test_pieces_that_go_on_with_a_word(tokenizer, models, novels):
+    assert piece_table(tokenizer) == {piece for piece in tokenizer.get_vocab() if piece.startswith("##")} != set()
+    unigram = AutoTokenizer.from_pretrained(models["spans"])
+    inside = piece_table(unigram)
+    assert inside and not any(piece.startswith("▁") for piece in inside)
+    byte = train_tokenizer("byte_bpe", sorted(novels.iterdir()), 300)
+    assert {"a", "."} <= piece_table(byte) and "Ġthe" not in piece_table(byte)
+
+
+def test_characters_alone_mark_no_word(tmp_path):
+    (tmp_path / "x.txt").write_text("abab")
+    tokenizer = train_tokenizer("byte_bpe", [tmp_path / "x.txt"], 258)
+    with pytest.raises(UserError, match=r"task.whole_words: no piece of the tokenizer marks"):
+        continues(tokenizer, len(tokenizer))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_whole_words_are_asked_for(configure, whole):
+    setting = build(Fields(configure("mlm", **{"task.whole_words": whole})[0])).setting
+    table = masks(setting)["continues"]
+    assert (table is not None and table.any() and len(table) == 96) if whole else table is None
+
+
+def test_sentinels_descend(models):
+    tokenizer = AutoTokenizer.from_pretrained(models["spans"])
+    ids = sentinels_of(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(ids) == [f"<extra_id_{i}>" for i in range(8)]
+    assert list(ids) == sorted(ids, reverse=True)
+
+
+@pytest.mark.parametrize("objective, method, model, fields, says", [
+    ("mlm", "full", "spans", {}, "head='mlm' is none of a t5 model: lm, none"),
+    ("spans", "full", "mlm", {}, "head='lm' is none of a bert model"),
+    ("rtd", "lora", None, {}, "method.name='lora': give full: a new generator has to train"),
+    ("rtd", "full", None, {"task.generator_size": 1.5}, "task.generator_size=1.5: give a share of the model's width"),
+    ("rtd", "full", None, {"task.detection_weight": 0.0}, "task.detection_weight=0.0: give a number above 0"),
+    ("mlm", "full", None, {"task.mask_rate": 1.0}, "task.mask_rate=1.0: give a share between 0 and 1"),
+    ("mlm", "full", None, {"task.max_length": 2}, "task.max_length=2 has no room for text; give 3 or more"),
+    ("nsp", "full", None, {"task.max_length": 4}, "task.max_length=4 has no room for text; give 5 or more"),
+    ("nsp", "prompt", None, {"method.length": 2}, "method.name='prompt' puts tokens of its own into the text: the first"),
+    ("spans", "prompt", None, {"method.length": 2}, "method.name='prompt' puts tokens of its own into the text: spans"),
+    ("spans", "full", None, {"task.mask_rate": 0.5, "task.mean_span": 1.0}, "have 12 spans, and the tokenizer has 8"),
+    ("spans", "full", None, {"task.mean_span": 0.5}, "task.mean_span=0.5: give a mean length of 1 or more"),
+    ("lm", "full", "spans", {}, "take a decoder, or objective=spans for raw text"),
+    ("mlm", "full", None, {"task.mean_span": 2.0}, "config.task.mean_span=2.0: set, but nothing in this run uses it"),
+    ("nsp", "full", None, {"data.layout": "packed"}, "data.layout='packed': give auto"),
+])  # fmt: skip
+def test_what_cannot_be_done(configure, tmp_path, objective, method, model, fields, says):
+    with pytest.raises(UserError) as error:
+        train(*configure(objective, method, model, **fields), tmp_path / "run")
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokenizers_that_lack_something(configure, models):
+    f = Fields(configure("mlm")[0])
+    parts = build(f)
+    bare = AutoTokenizer.from_pretrained(models["mlm"])
+    bare.mask_token = None
+    with pytest.raises(UserError, match="its tokenizer has no mask token; take a masked model's, or objective=lm"):
+        parts.kind.objective(parts.setting._replace(tokenizer=bare))
+    with pytest.raises(UserError, match=r"no \[CLS\] and \[SEP\]"):
+        encode_chunks(texts(), SimpleNamespace(cls_token_id=None, sep_token_id=None), collector(9))
+
+
+def test_one_document_gives_no_pairs(tokenizer):
+    with pytest.raises(
+        UserError, match=r"0\.txt:1: pairs that do not belong together need a second document in the split"
+    ):
+        encode_pairs([*texts(1), Text("", " ")], tokenizer, 0, collector(LENGTH))

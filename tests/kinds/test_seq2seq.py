@@ -1,0 +1,135 @@
+"""Encoder-decoders on prompts and completions: as transformers' loss has them, packed or not, trained and evaluated."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+import ftjax
+from configs.default import get_config
+from ftjax.data.encode import encode_seq2seq
+from ftjax.data.encoded import IGNORED, Collector
+from ftjax.data.loader import Loader
+from ftjax.data.tasks.task import Text
+from ftjax.errors import UserError
+from ftjax.objectives.lm import causal_lm
+from ftjax.train.evaluate import evaluate_split
+from ftjax.train.loop import train
+from ftjax.train.restore import load_run
+
+LETTERS = "abcdefgh "
+ROWS = [("ab cd", "dc ba"), ("a", "a"), ("hgfe dcba", "ab"), ("b b", "h g f e d"), ("ee", "ff gg"), ("ab cd", "x y")]
+FAMILIES = {
+    "t5": lambda size: hf.T5ForConditionalGeneration(
+        hf.T5Config(
+            vocab_size=size, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2,
+            relative_attention_num_buckets=8, relative_attention_max_distance=10, pad_token_id=0, eos_token_id=1,
+            decoder_start_token_id=0, dropout_rate=0.0,
+        )
+    ),
+    "bart": lambda size: hf.BartForConditionalGeneration(
+        hf.BartConfig(
+            vocab_size=size, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=80,
+            pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None,
+            dropout=0.0,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    """A random model with a tokenizer of letters that ends every text by </s>."""
+    path = tmp_path_factory.mktemp(request.param)
+    vocab = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *LETTERS])}
+    letters = Tokenizer(models.WordLevel(vocab, "<unk>"))
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    letters.decoder = decoders.Fuse()
+    letters.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    hf.PreTrainedTokenizerFast(
+        tokenizer_object=letters, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    model = FAMILIES[request.param](len(vocab))
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, mean=float("norm" in name and p.ndim == 1 and "bias" not in name), std=0.2)
+    model.eval().save_pretrained(path)
+    lines = [json.dumps({"prompt": a, "completion": b}) for a, b in ROWS]
+    (path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def encoded_rows(folder, max_length=30, **how):
+    tokenizer, start = ftjax.hub.tokenizer(folder), ftjax.hub.decoder_start(folder)
+    texts = [Text(a, f"{b}</s>") for a, b in ROWS]
+    return encode_seq2seq(texts, tokenizer, start, Collector(max_length, **how)), tokenizer, start
+
+
+@pytest.mark.parametrize("layout", ["packed", "buckets"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_loss_is_that_of_transformers(folder, layout, side):
+    encoded, tokenizer, _ = encoded_rows(folder)
+    model, params = ftjax.load(folder, head="lm")
+    theirs = hf.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    total = tokens = 0.0
+    with torch.no_grad():
+        for prompt, completion in ROWS:
+            labels = tokenizer(text_target=completion, return_tensors="pt").input_ids
+            out = theirs(**tokenizer(prompt, return_tensors="pt", return_token_type_ids=False), labels=labels)
+            total, tokens = total + out.loss.item() * labels.numel(), tokens + labels.numel()
+    # BART's learned positions are counted from each text's start: padding on the left moves nothing
+    loader = Loader(encoded, layout, 3, shuffle=False, pad_side=side, prefetch=0)
+    variables = {"params": params, "adapters": {}}
+    objective = causal_lm(model, chunk=16)
+    loss = jax.jit(lambda v, b: objective.loss(v, b, None))
+    sums = [loss(variables, batch) for batch in loader]
+    assert sum(float(s.weight) for s in sums) == tokens
+    np.testing.assert_allclose(sum(float(s.loss) for s in sums), total, rtol=2e-5)
+    outputs = jax.jit(objective.outputs)
+    nll = sum(float(outputs(variables, batch)["nll"].sum()) for batch in loader)
+    np.testing.assert_allclose(nll, total, rtol=2e-5)
+
+
+def test_what_each_side_reads(folder):
+    encoded, tokenizer, start = encoded_rows(folder)
+    assert tokenizer.decode(encoded.source[0].tokens) == "ab cd</s>"
+    tokens, labels = encoded[0]
+    assert tokens[0] == start and labels[0] == IGNORED and (tokens[1:] == labels[1:]).all()
+    assert tokenizer.decode(labels[1:]) == "dc ba</s>"
+    cut, *_ = encoded_rows(folder, 4, overlong="truncate")
+    assert tokenizer.decode(cut.source[0].tokens) == "ab </s>" and tokenizer.decode(cut[0].labels[1:]) == "dc </s>"
+    dropped, *_ = encoded_rows(folder, 4, overlong="drop")
+    assert dropped.rows.tolist() == [1] and dropped.source.rows.tolist() == [0] and dropped.dropped == 5
+    with pytest.raises(UserError, match="row 0: 6 tokens, more than max_length 4"):
+        encoded_rows(folder, 4)
+    with pytest.raises(UserError, match="row 1: the completion has no token to learn"):
+        encode_seq2seq([Text("a", "b</s>"), Text("a", " </s>")], tokenizer, start, Collector(9))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_a_run(folder, tmp_path, method):
+    def config():
+        return get_config(f"model={folder},task=lm,method={method}")
+
+    changed = config()
+    changed.update_from_flattened_dict(
+        {
+            "task.files.train": str(folder / "rows.jsonl"), "task.files.validation": str(folder / "rows.jsonl"),
+            "steps": 3, "batch_size": 4, "task.max_length": 24, "data.row_length": 32, "log_every": 1,
+        }
+    )  # fmt: skip
+    if method == "prompt":
+        changed.method.length = 4
+    result = train(changed, config(), tmp_path / "run")
+    assert np.isfinite(result["metrics"]["loss"]) and result["compiles"] == 1
+    metrics, rows = evaluate_split(*load_run(tmp_path / "run"), "validation")
+    np.testing.assert_allclose(metrics["loss"], result["metrics"]["loss"], rtol=1e-5)
+    assert [row["prompt"] for row in rows] == ["ab cd", "a", "hgfe dcba", "b b", "ee"]  # one of two references
+    assert rows[0]["references"] == ["dc ba", "x y"] and 0 <= metrics["exact_match"] <= 1
+    low, high = metrics["perplexity_interval"]
+    assert low <= metrics["perplexity"] <= high
