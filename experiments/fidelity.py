@@ -105,8 +105,16 @@ def main() -> None:
         [f"largest difference of the loss, steps 1 to {CLOSE}", "1e-4", f"{gap[:CLOSE].max():.1e}"],
         [f"largest difference of the loss, steps 1 to {args.steps}", "", f"{gap.max():.1e}"],
         ["predictions that agree after the last step", "99%", f"{100 * np.mean(found == other_found):.2f}%"],
-        ["accuracy here, there", "", f"{100 * np.mean(found == right):.2f}%, {100 * np.mean(other_found == right):.2f}%"],
-        ["mean loss of the last 20 steps here, there", "", f"{losses[-20:].mean():.4f}, {other_losses[-20:].mean():.4f}"],
+        [
+            "accuracy here, there",
+            "",
+            f"{100 * np.mean(found == right):.2f}%, {100 * np.mean(other_found == right):.2f}%",
+        ],
+        [
+            "mean loss of the last 20 steps here, there",
+            "",
+            f"{losses[-20:].mean():.4f}, {other_losses[-20:].mean():.4f}",
+        ],
     ]
     table = text_table(("", "aim", "measured"), rows)
     command = "python -m experiments.fidelity --model=all-MiniLM-L6-v2 --data=DIR"

@@ -4,17 +4,18 @@
     python -m experiments.pretrain_nano bert --data=DIR --workdir=runs/nano-bert
 
 `--data` is a folder of `*.txt` or `*.txt.gz` books; every tenth book by name is held out. The tokenizer is learned on
-the training books. Rows are random crops: `--row` tokens at random position offsets, so that all 512 positions train,
-then 512 tokens for the last tenth of the steps. Kernels of the layers train with Muon (Jordan et al. 2024), the rest
-with AdamW. The run resumes from its workdir; `--output` receives the Hugging Face directory.
-Recipe, curve and figures of the shipped files: `ftjax/assets/README.md`.
+the training books. Two runs of `ftjax.train.loop.train`, each of which resumes: `short` has rows of `--row` tokens at
+random places of the context, so that all 512 positions train, then `long`, the last tenth of the steps, rows of 512 at
+a low rate. What the trainer does not have is registered here: Muon (Jordan et al. 2024) on the layers' kernels beside
+AdamW, random places, other masks in evaluation than in training. `--output` receives the Hugging Face directory.
+Recipe, curve and figures of the shipped files: `ftjax/assets/README.md`; they are of an earlier form of this script, in
+which one run with its moments went on to the longer rows, and BERT's rows were crops without [CLS] and [SEP].
 """
 
 import argparse
 import json
 import math
-import shutil
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tokenizers import Tokenizer
 
 import ftjax
-from ftjax import hub, tree
-from ftjax.data.tokenizer import read, train_tokenizer
+from configs import optimizer
+from configs.default import get_config
+from ftjax import tree
+from ftjax.data.tasks import TASKS
+from ftjax.data.tokenizer import train_tokenizer
 from ftjax.files import whole
+from ftjax.kinds import KINDS, Setting, lm, mlm
+from ftjax.kinds.masks import masks
 from ftjax.models.transformer import Transformer, init
 from ftjax.nn.config import Config
-from ftjax.objectives.lm import causal_lm
+from ftjax.objectives.base import Objective
 from ftjax.objectives.mlm import masked_lm
-from ftjax.train.step import init_state, make_step
+from ftjax.train.build import build
+from ftjax.train.evaluate import evaluate_split
+from ftjax.train.fields import Fields
+from ftjax.train.loop import train
+from ftjax.train.optimizer import OPTIMIZERS
+from ftjax.train.restore import load_run
 
 CONTEXT = 512
 BATCH_TOKENS = 2048
@@ -40,43 +50,29 @@ PEAK = {
     "gpt": (0.02, 4e-3),
     "bert": (0.004, 2e-3),
 }  # rates of Muon and of AdamW; at GPT's, BERT learns word counts only
-MASKED = 0.3  # of the tokens in training (Wettig et al. 2022), for more labels a step; 0.15 in evaluation
+LOW = 0.05  # of the peak: the long rows' first rate
+FLOOR = 0.02  # of a run's first rate: its last
+MASKED, HELD_MASKED = 0.3, 0.15  # in training (Wettig et al. 2022), for more labels a step; in evaluation
 SHAPE: dict[str, Any] = dict(
     hidden_size=160, num_layers=4, num_heads=5, num_kv_heads=5, head_dim=32, ffn_size=640, max_positions=CONTEXT
 )
-GPT = Config(vocab_size=1024, **SHAPE, scan_unroll=-1)
-BERT = Config(
-    vocab_size=2048, **SHAPE, causal=False, norm_order="post", embed_norm=True, activation="gelu", norm_eps=1e-12,
-    token_types=2, head="mlm", head_bias=True, family="bert", scan_unroll=-1, pooling="first",
-)  # fmt: skip
+MODELS = {
+    "gpt": Config(vocab_size=1024, **SHAPE, family="gpt2"),
+    "bert": Config(
+        vocab_size=2048, **SHAPE, causal=False, norm_order="post", embed_norm=True, activation="gelu", norm_eps=1e-12,
+        token_types=2, head="mlm", head_bias=True, family="bert", pooling="first",
+    ),
+}  # fmt: skip
 
 
-def books(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(training books, held-out books)."""
-    files = sorted([*folder.glob("*.txt"), *folder.glob("*.txt.gz")])
-    return [f for i, f in enumerate(files) if i % 10 != 5], [f for i, f in enumerate(files) if i % 10 == 5]
-
-
-def encode(tokenizer: Tokenizer, texts: list[str], end: int | None) -> np.ndarray:
-    """One token stream; books separated by `end` where there is one."""
-    pieces = []
-    for text in texts:
-        paragraphs = text.split("\n\n")  # encoded in pieces, for the speed of the batch interface
-        ids = [
-            i for e in tokenizer.encode_batch([p + "\n\n" for p in paragraphs], add_special_tokens=False) for i in e.ids
-        ]
-        pieces.append(np.asarray(ids + ([] if end is None else [end]), np.int32))
-    return np.concatenate(pieces)
-
-
-def rows(stream: np.ndarray, starts: np.ndarray, length: int, offsets: np.ndarray) -> dict[str, np.ndarray]:
-    """A batch of crops `[B, length]` with every next token labelled."""
-    ids = stream[starts[:, None] + np.arange(length + 1)]
-    steps = np.broadcast_to(np.arange(length, dtype=np.int32), (len(starts), length))
-    return dict(
-        input_ids=ids[:, :-1], segment_ids=np.ones_like(steps), position_ids=steps + offsets[:, None],
-        label_positions=steps, labels=ids[:, 1:],
-    )  # fmt: skip
+def linked(data: Path, folder: Path) -> None:
+    """A folder of links to the books, those that are held out named so."""
+    files = sorted([*data.glob("*.txt"), *data.glob("*.txt.gz")])
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, file in enumerate(files):
+        link = folder / f"{'held' if i % 10 == 5 else 'train'}-{file.name}"
+        if not link.is_symlink():
+            link.symlink_to(file.resolve())
 
 
 def with_neighbour_heads(params: Any, cfg: Config, gain: float = 2.0) -> Any:
@@ -105,130 +101,134 @@ def with_neighbour_heads(params: Any, cfg: Config, gain: float = 2.0) -> Any:
     return {**params, "embed": embed, "layers": {**params["layers"], "attn": attn}}
 
 
-def optimizer(steps: int, muon_rate: float, adam_rate: float) -> optax.GradientTransformation:
-    """Muon on the layers' kernels, AdamW on the rest; linear warm-up, then linear to zero."""
+def make_start(kind: str, books: Path, folder: Path, seed: int) -> None:
+    """A Hugging Face directory: the tokenizer, and the model before its first step."""
+    cfg, causal = MODELS[kind], kind == "gpt"
+    learned = train_tokenizer(
+        "byte_bpe" if causal else "wordpiece", sorted(books.glob("train-*")), cfg.vocab_size, lowercase=not causal
+    )
+    learned.model_max_length = cfg.max_positions
+    model = Transformer(cfg)
+    params = init(model, jax.random.key(seed))
+    if not causal:
+        params = with_neighbour_heads(params, cfg)
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if causal else {"pad_token_id": 0}
+    with whole(folder) as aside:
+        ftjax.save(aside, model, params, extra=ends)
+        learned.save_pretrained(aside)
 
-    def schedule(peak: float) -> optax.Schedule:
-        return optax.warmup_cosine_decay_schedule(0.0, peak, min(200, steps // 10), steps, 0.02 * peak)
+
+def anywhere(objective: Callable[[Setting], Objective]) -> Callable[[Setting], Objective]:
+    """The objective with each row of a training batch at a random place of the context."""
+
+    def moved(setting: Setting) -> Objective:
+        plain, context = objective(setting), setting.model.cfg.max_positions
+
+        def loss(variables: Any, batch: Any, key: jax.Array | None) -> Any:
+            if key is None:
+                return plain.loss(variables, batch, None)
+            draw, key = jax.random.split(key)
+            rows, length = batch["position_ids"].shape
+            by = jax.random.randint(draw, (rows, 1), 0, context - length + 1)
+            return plain.loss(variables, {**batch, "position_ids": batch["position_ids"] + by}, key)
+
+        return plain._replace(loss=loss)
+
+    return moved
+
+
+def masked(setting: Setting) -> Objective:
+    """Masked words, in evaluation fewer of them."""
+    trained = mlm.objective(setting)
+    held = masked_lm(setting.model, **{**masks(setting), "rate": HELD_MASKED})
+    return Objective(lambda variables, batch, key: (held if key is None else trained).loss(variables, batch, key))
+
+
+def muon(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon on the layers' kernels at `cfg.kernel_rate` of the rate, AdamW on the rest; not below FLOOR of the first."""
 
     def kind(path: str, leaf: jax.Array) -> str:
         return "muon" if path.startswith("params/layers/") and path.endswith("kernel") else "adam"
 
+    def scaled(factor: float) -> optax.Schedule:
+        return lambda step: factor * (FLOOR * cfg.learning_rate + (1 - FLOOR) * rate(step))
+
     dims = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda p: jax.tree.map(lambda _: dims, p))
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.multi_transform(
-            {
-                "muon": optax.chain(
-                    muon, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(schedule(muon_rate))
-                ),
-                "adam": optax.adamw(schedule(adam_rate), b1=0.9, b2=0.98, weight_decay=0.01),
-            },
-            lambda params: tree.map_paths(kind, params),
-        ),
+    kernels = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda p: jax.tree.map(lambda _: dims, p))
+    return optax.multi_transform(
+        {
+            "muon": optax.chain(
+                kernels, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(scaled(cfg.kernel_rate))
+            ),
+            "adam": optax.adamw(scaled(1.0), b1=0.9, b2=0.98, weight_decay=0.01),
+        },
+        lambda params: tree.map_paths(kind, params),
     )
 
 
-def evaluate(loss, params, stream: np.ndarray, tokenizer: Tokenizer, causal: bool, tokens: int) -> dict[str, float]:
-    """Held-out figures over the first `tokens` of the stream, in rows of the whole context.
-
-    Causal: bits per byte, each window predicting all its tokens but the very first of the stream from what precedes it
-    in the window. Masked: nats per masked token, and accuracy.
-    """
-    evaluate_batch = jax.jit(lambda params, batch: loss({"params": params}, batch, None))
-    starts = np.arange(0, min(len(stream), tokens) - CONTEXT - 1, CONTEXT)
-    starts = starts[: len(starts) // 8 * 8]
-    nll = weight = correct = 0.0
-    for i in range(0, len(starts), 8):
-        sums = evaluate_batch(params, rows(stream, starts[i : i + 8], CONTEXT, np.zeros(8, np.int32)))
-        nll += float(sums.metrics["nll"][0])
-        correct += float(sums.metrics["token_accuracy"][0])
-        weight += float(sums.weight)
-    result = {"nats_per_token": nll / weight, "accuracy": correct / weight}
-    if causal:
-        predicted = stream[1 : len(starts) * CONTEXT + 1]
-        size = len(tokenizer.decode(predicted.tolist(), skip_special_tokens=False).encode())
-        result["bits_per_byte"] = nll / math.log(2) / size
-    return result
+def register() -> None:
+    """Tells the trainer of what is here."""
+    OPTIMIZERS["muon"] = muon
+    KINDS["gpt"] = lm.KIND._replace(objective=anywhere(lm.objective))
+    KINDS["bert"] = mlm.KIND._replace(objective=anywhere(masked))
+    TASKS["novels"] = TASKS["text"]._replace(objectives=("gpt", "bert"))
 
 
-def main() -> None:
-    """Trains, resuming from the workdir, and exports."""
+def config_of(kind: str, start: Path, books: Path, row: int, steps: int, scale: float, seed: int) -> tuple[Any, Any]:
+    """(config, default) of a run; `scale` is of its rates."""
+    peak, adam = PEAK[kind]
+    default = get_config(f"model={start},task=text,method=full")
+    default.optimizer = optimizer.get("adamw")
+    fields = optimizer.COMMON | dict(name="muon", learning_rate=scale * adam, kernel_rate=peak / adam)
+    config = default.copy_and_resolve_references()
+    config.optimizer = type(config)(fields | dict(schedule="cosine", warmup=min(200, steps // 10)))
+    config.update_from_flattened_dict(
+        {
+            "seed": seed, "steps": steps, "batch_size": BATCH_TOKENS // row, "eval_every": 250, "log_every": 50,
+            "eval_batch_size": max(4096 // row, 1), "task.name": "novels", "task.objective": kind,
+            "task.data": str(books), "task.validation_files": "held-*", "task.max_length": row, "task.max_eval_rows": 1,
+        }
+    )  # fmt: skip
+    if kind == "bert":
+        config.task.mask_rate = MASKED
+    return config, default
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains, resuming from the workdir, evaluates on all held-out books, and exports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["gpt", "bert"])
+    parser.add_argument("kind", choices=list(MODELS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--row", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.workdir.mkdir(parents=True, exist_ok=True)
-    causal = args.kind == "gpt"
-    cfg = GPT if causal else BERT
-    model = Transformer(cfg)
+    args = parser.parse_args(argv)
+    register()
+    start, books, context = args.workdir / "start", args.workdir / "books", MODELS[args.kind].max_positions
+    linked(args.data, books)
+    if not start.exists():
+        make_start(args.kind, books, start, args.seed)
 
-    files, held_files = books(args.data)
-    folder = args.workdir / "tokenizer"
-    if not folder.exists():
-        learned = train_tokenizer("byte_bpe" if causal else "wordpiece", files, cfg.vocab_size, lowercase=not causal)
-        learned.model_max_length = CONTEXT
-        with whole(folder) as aside:
-            learned.save_pretrained(aside)
-    tokenizer: Tokenizer = hub.tokenizer(folder).backend_tokenizer
-    end = tokenizer.token_to_id("<|endoftext|>") if causal else None
-    train, held = (encode(tokenizer, [read(file) for file in some], end) for some in (files, held_files))
-    print(f"train {len(train):,} tokens, held out {len(held):,} tokens of {len(held_files)} books", flush=True)
+    long = max(args.steps // 10, 1)
+    run = lambda row, steps, scale: config_of(args.kind, start, books, row, steps, scale, args.seed)  # noqa: E731
+    train(*run(args.row, args.steps - long, 1.0), args.workdir / "short")
+    config, default = run(context, long, LOW)
+    config.warm_start, config.optimizer.warmup = str(args.workdir / "short"), 0
+    train(config, default, args.workdir / "long")
 
-    special = () if causal else tuple(range(5))
-    masked = lambda rate: masked_lm(model, mask_id=4, special_ids=special, rate=rate)  # noqa: E731
-    objective = causal_lm(model) if causal else masked(MASKED)
-    evaluated = causal_lm(model) if causal else masked(0.15)
-    tx = optimizer(args.steps, *PEAK[args.kind])
-    step = jax.jit(make_step(objective.loss, tx), donate_argnums=0)
-    params = init(model, jax.random.key(args.seed))
-    if not causal:
-        params = with_neighbour_heads(params, cfg)
-    state = init_state({"params": params}, tx)
-    checkpoint, curve = args.workdir / "state.npz", args.workdir / "curve.jsonl"
-    if checkpoint.exists():
-        saved = np.load(checkpoint)
-        state = tree.map_paths(lambda path, _: jnp.asarray(saved[path]), state)
-    frozen = jax.tree.map(lambda _: None, state["train"])
-
-    started, first, seen = time.time(), int(state["step"]), []
-    for i in range(first, args.steps):
-        length = args.row if i < 0.9 * args.steps else CONTEXT
-        draw = np.random.default_rng((args.seed, i))
-        count = BATCH_TOKENS // length
-        offsets = draw.integers(0, CONTEXT - length + 1, count).astype(np.int32)
-        batch = rows(train, draw.integers(0, len(train) - length - 1, count), length, offsets)
-        state, metrics = step(state, frozen, batch, jax.random.key(args.seed))
-        seen.append(metrics["loss"])
-        if (i + 1) % 250 == 0 or i + 1 == args.steps:
-            held_out = evaluate(evaluated.loss, state["train"]["params"], held, tokenizer, causal, 120_000)
-            rate = (i + 1 - first) * BATCH_TOKENS / (time.time() - started)
-            row = {"step": i + 1, "tokens": (i + 1) * BATCH_TOKENS, "loss": float(jnp.mean(jnp.stack(seen))),
-                   **held_out, "tokens_per_second": rate}  # fmt: skip
-            print(json.dumps(row), flush=True)
-            with curve.open("a") as f:
-                f.write(json.dumps(row) + "\n")
-            seen = []
-            aside = args.workdir / "aside.npz"
-            np.savez(
-                aside, allow_pickle=False, **{path: np.asarray(leaf) for path, leaf in tree.flatten(state).items()}
-            )
-            aside.rename(checkpoint)
-
-    params = state["train"]["params"]
-    print("all held-out books:", evaluate(evaluated.loss, params, held, tokenizer, causal, len(held)), flush=True)
+    _, parts = load_run(args.workdir / "long")
     if args.output:
-        ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if causal else {"pad_token_id": 0}
-        ftjax.save(args.output, model, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), extra=ends)
-        shutil.copytree(folder, args.output, dirs_exist_ok=True)
-        bf16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
-        print("as saved (bf16):", evaluate(evaluated.loss, bf16, held, tokenizer, causal, len(held)), flush=True)
+        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), parts.variables["params"])
+        ends = json.loads((start / "config.json").read_text())
+        ids = {name: ends[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in ends}
+        ftjax.save(args.output, parts.model, params, extra=ids)
+        parts.tokenizer.save_pretrained(args.output)
+        config.model.path = str(args.output)
+        parts = build(Fields(config))  # as saved, in bf16
+    config.task.max_eval_rows = 0
+    print(json.dumps(evaluate_split(Fields(config), parts, "validation")[0]), flush=True)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,15 @@ def main(values: flags.FlagValues) -> None:
     if workdir:
         f, parts = load_run(Path(workdir))
     else:
-        f = Fields(read_config(values)[0])
+        config, default = read_config(values)
+        f = Fields(config)
         parts = build(f)
     split = split or f.task.eval_split
     if split not in ("train", "validation", "test"):
         raise UserError(f"--split={split}: give train, validation or test")
     result, rows = evaluate_split(f, parts, split)
+    if not workdir:
+        f.check_all_read(default)
     output = values["output"].value or (Path(workdir) / f"eval-{split}.jsonl" if workdir else None)
     if output and rows:
         write_rows(Path(output), rows)

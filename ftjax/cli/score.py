@@ -20,7 +20,7 @@ TASKS = {
     "e2e": DATA_TO_TEXT,
     "webnlg": DATA_TO_TEXT,
     "dart": DATA_TO_TEXT,
-    "summarization": ("rouge1", "rouge2", "rougeL"),
+    "summarisation": ("rouge1", "rouge2", "rougeL"),
     "translation": ("bleu_cased", "chrf"),
     "squad": ("squad_exact_match", "squad_f1"),
     "classification": ("exact_match",),

@@ -55,7 +55,7 @@ def distillation(
     if teacher is None and match is not None:
         raise UserError("distill.layers: a cache has no hidden states or attention; give the teacher itself")
     if teacher is not None:
-        _check_heads(model, teacher)
+        check_heads(model, teacher)
         if match is not None:
             match.check(model.cfg, teacher.cfg)
         if virtual:  # its rows have holes
@@ -118,7 +118,8 @@ def _matched(
     return match(ours, theirs, (everywhere, everywhere), real / jnp.maximum(real.sum(1, keepdims=True), 1), projection)
 
 
-def _check_heads(student: Transformer, teacher: Transformer) -> None:
+def check_heads(student: Transformer, teacher: Transformer) -> None:
+    """UserError where two models' heads do not predict the same things."""
     ours, theirs = student.cfg, teacher.cfg
     if ours.head != theirs.head or (ours.head not in VOCABULARY and student.outputs != teacher.outputs):
         sizes = [f"{cfg.head} of {m.outputs}" for cfg, m in ((ours, student), (theirs, teacher))]

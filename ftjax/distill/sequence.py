@@ -1,13 +1,14 @@
 """Corpora of a teacher's own text: which hypothesis stands for a prompt, and which records are good enough.
 
-A record is a dict of a row of `ftjax generate --input` (`prompt`, `continuations`, `scores`, and what the row had), or
-one `hypothesis` of it (`prompt`, `completion`, `score`, ...). No function changes one.
+A record is a dict of a row of `ftjax generate --input` (`prompt`, `continuations`, `scores`, and what the row had, such
+as `references`), or one `hypothesis` of it (`prompt`, `completion`, `score`, ...). No function changes one.
 """
 
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from sqlglot.errors import SqlglotError
 from sqlglot.expressions import Query
 
 from ftjax import metrics
+from ftjax.data.bad import BadRows
+from ftjax.data.sources import place, read_rows
+from ftjax.data.tasks.task import Text
 from ftjax.errors import UserError
 
 Record = dict[str, Any]
@@ -23,11 +27,30 @@ Rate = Callable[[Record], float]
 Verifier = Callable[[Record], bool]
 
 
+def read_corpus(path: str | Path, eos: str, limit: int, bad: BadRows) -> tuple[list[Text], list[str]]:
+    """The `prompt` and `completion` of each of the first `limit` rows of a file (0: of all), and where each is from.
+
+    Raises:
+      UserError: as `read_rows`; a row without one of the two, or with an empty completion.
+    """
+    texts, where = [], []
+    rows = read_rows(path, ("prompt", "completion"), bad)
+    for row in rows[:limit] if limit else rows:
+        with bad:
+            for name in ("prompt", "completion"):
+                if not isinstance(row.get(name), str) or (name == "completion" and not row[name].strip()):
+                    raise UserError(f"{place(row)}: no text under '{name}'; ftjax teach --sequences writes such rows")
+            texts.append(Text(row["prompt"], row["completion"] + eos))
+            where.append(place(row))
+    return texts, where
+
+
 def hypotheses(record: Record) -> list[Record]:
-    """A record for each continuation, in order, with its `completion` and `score`, and what else the row had."""
+    """A record for each continuation, in order, with its `completion` and `score` (null, as JSON has it, is -inf), and
+    what else the row had."""
     rest = {name: value for name, value in record.items() if name not in ("continuations", "scores", "tokens")}
     pairs = zip(record["continuations"], record["scores"], strict=True)
-    return [{**rest, "completion": text, "score": score} for text, score in pairs]
+    return [{**rest, "completion": text, "score": -math.inf if score is None else score} for text, score in pairs]
 
 
 def best(records: Sequence[Record], rate: Rate) -> list[Record]:
@@ -55,15 +78,14 @@ def augmented(record: Record) -> float:
 
 
 def closeness(characters: bool = False) -> Rate:
-    """Smoothed sentence BLEU of `completion` with `reference`, a text or several (`metrics.sentence_bleu`: one is added
+    """Smoothed sentence BLEU of `completion` with its `references` (`metrics.sentence_bleu`: one is added
     to each count). `characters` in place of words, for texts of a word or two."""
 
     def apart(text: str) -> str:
         return " ".join(text.strip()) if characters else text
 
     def rate(record: Record) -> float:
-        right = record["reference"]
-        references = [apart(text) for text in ([right] if isinstance(right, str) else right)]
+        references = [apart(text) for text in record["references"]]
         return metrics.sentence_bleu([apart(record["completion"])], [references], lowercase=False)[0]
 
     return rate
@@ -114,8 +136,8 @@ def quality_curve(ratings: Sequence[float], valid: Sequence[bool]) -> list[dict[
 
 
 def matches_reference(record: Record) -> bool:
-    """Whether `completion` is the `reference`, spaces at the ends apart."""
-    return metrics.exact_match([record["completion"]], [record["reference"]])[0] == 1
+    """Whether `completion` is one of the `references`, spaces at the ends apart."""
+    return metrics.exact_match([record["completion"]], [record["references"]])[0] == 1
 
 
 def matches_pattern(pattern: str) -> Verifier:

@@ -20,6 +20,7 @@ from ftjax.data.sources import place
 from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Split, Task
 from ftjax.distill.match import student_of
+from ftjax.distill.sequence import read_corpus
 from ftjax.errors import UserError
 from ftjax.kinds import KINDS, Kind, Setting, require
 from ftjax.kinds.demonstrations import few
@@ -42,6 +43,7 @@ class Data(NamedTuple):
     loader: Loader
     batches: grain.IterDataset  # the loader, or what is derived from it
     bad: BadRows
+    plain: Encoded  # before the method put anything into the texts
 
 
 class Parts(NamedTuple):
@@ -122,14 +124,18 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     require(name, size, size >= 1, "1 or more")
     require("task.eval_split", split, split in ("train", "validation", "test"), "train, validation or test")
     require("seed", f.seed, f.seed >= 0, "0 or more")
-    examples, where, bad = read_examples(f, parts.task, split, parts.tokenizer.eos_token or "")  # type: ignore[arg-type]
+    eos = parts.tokenizer.eos_token or ""
+    if training and (corpus := _corpus(f, parts)):
+        bad = BadRows(data.on_bad_row)
+        examples, where = read_corpus(corpus, eos, cfg.max_train_rows, bad)
+    else:
+        examples, where, bad = read_examples(f, parts.task, split, eos)  # type: ignore[arg-type]
     for example, place_of in zip(examples, where):
         if not isinstance(example, kind.accepts):
             raise UserError(f"{place_of}: this objective takes no {type(example).__name__} examples")
     out = Collector(cfg.max_length, data.overlong, where, bad)
-    encoded = kind.encode(parts.setting, examples, out, training)
-    if parts.around:
-        encoded = insert(encoded, parts.around, parts.task.chunked)
+    plain = kind.encode(parts.setting, examples, out, training)
+    encoded = insert(plain, parts.around, parts.task.chunked) if parts.around else plain
     layout = data.layout
     if layout == "auto":
         layout = "packed" if kind.packs else "buckets"
@@ -141,7 +147,23 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
         max_length=cfg.max_length + (parts.around.size if parts.around else 0), pad_side=data.pad_side, window=50,
         **({"buckets": data.buckets} if layout == "buckets" else {"row_length": _row_length(data.row_length, encoded)}),
     )  # fmt: skip
-    return Data(examples, encoded, loader, loader, bad)
+    return Data(examples, encoded, loader, loader, bad, plain)
+
+
+def _corpus(f: Fields, parts: Parts) -> str:
+    """The file of a teacher's text that is trained on in place of the task's training rows; '' for none."""
+    require("distill.name", f.distill.name, f.distill.name in ("none", "token", "sequence"), "none, token or sequence")
+    if f.distill.name == "none":
+        return ""
+    path = f.distill.corpus
+    if f.distill.name == "sequence":
+        require("distill.corpus", path, bool(path), "the file that ftjax teach --sequences wrote")
+    if path and (parts.task.chunked or not parts.kind.writes):
+        raise UserError(
+            f"distill.corpus={path}: prompts and completions are for a language model's task; task.name={f.task.name}"
+            " has no prompts and answers here"
+        )
+    return path
 
 
 def _row_length(wanted: int, encoded: Encoded) -> int:
@@ -240,10 +262,14 @@ def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | Non
     if cfg.dropout is not None:  # where the model has some
         rates = [name for name in ("pooler_dropout", "ffn_dropout", "final_dropout") if getattr(model.cfg, name)]
         model = model.clone(cfg=model.cfg.replace(**dict.fromkeys(rates, cfg.dropout)))
-    unroll = cfg.scan_unroll
-    if unroll is None:  # measured in experiments/speed.py: XLA's CPU backend gains by not scanning
-        unroll = -1 if jax.default_backend() == "cpu" and model.cfg.num_layers <= 12 else 1
-    return model.clone(cfg=model.cfg.replace(scan_unroll=unroll)), params
+    rows = unroll(model.cfg.num_layers) if cfg.scan_unroll is None else cfg.scan_unroll
+    return model.clone(cfg=model.cfg.replace(scan_unroll=rows)), params
+
+
+def unroll(layers: int) -> int:
+    """How many layers a scan iteration runs by default; -1: no scan, by which XLA's CPU backend gains, as measured in
+    experiments/speed.py."""
+    return -1 if jax.default_backend() == "cpu" and layers <= 12 else 1
 
 
 def _kept(model: Transformer, params: Tree, layers: tuple[int, ...], sharding: Any) -> tuple[Transformer, Tree]:

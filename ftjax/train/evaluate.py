@@ -144,7 +144,7 @@ def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], Ro
         data = load_data(f, parts, split, training=False)
         train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
         measures, rows = Evaluator(parts, data, mesh, f, last=True)(train, frozen)
-    counts = {"split": split, "examples": len(data.encoded), "dropped": data.encoded.dropped}
+    counts = {"split": split, "examples": len(np.unique(data.encoded.rows)), "dropped": data.encoded.dropped}
     values = {name: found.value for name, found in measures.items()}
     intervals = {f"{name}_interval": x for name, found in measures.items() if (x := found.interval())}
     return counts | values | intervals, rows

@@ -19,7 +19,16 @@ PEAK = {  # dense bf16 FLOP/s per device, from the vendors' data sheets
 
 
 def step_flops(
-    cfg: Config, labels: Any, variables: Any, adapters: Any, batch: int, length: int, scored: int = 0, source: int = 0
+    cfg: Config,
+    labels: Any,
+    variables: Any,
+    adapters: Any,
+    batch: int,
+    length: int,
+    scored: int = 0,
+    source: int = 0,
+    *,
+    teacher: Config | None = None,
 ) -> float:
     """Multiply-adds times two of forward and backward, for `[batch, length]` tokens with `scored` logits rows each,
     and `[batch, source]` tokens of an encoder.
@@ -34,6 +43,7 @@ def step_flops(
     Args:
       labels, variables: as the step sees them, adapters in trained form.
       adapters: in site form (arrays or abstract).
+      teacher: a model whose forward pass, adapters apart, is in the step; its variables are under `teacher`.
     """
     encoder = cfg.encoder
     above = encoder.rows if encoder else 0  # depths: an encoder's rows, then the decoder's
@@ -81,6 +91,8 @@ def step_flops(
         return repeats * vectors(path) * 2.0 * float(np.prod(leaf.shape)) * passes
 
     total = 0.0
+    if teacher is not None:
+        total += step_flops(teacher, labels["teacher"], variables["teacher"], {}, batch, length, scored, source)
     for path, leaf in tree.flatten(variables["params"]).items():
         if path.endswith("kernel"):
             total += products(path, leaf, 1 + below(path) + (label[f"params/{path}"] != tree.FREEZE))

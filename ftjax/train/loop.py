@@ -35,6 +35,7 @@ from ftjax.train.optimizer import make_optimizer
 from ftjax.train.report import commit, gradient_report, numbers, peak_memory_bytes, start_report, trainable
 from ftjax.train.restore import build
 from ftjax.train.step import init_state, make_step
+from ftjax.train.teacher import taught
 
 Tree = Any
 SAMPLES = 4  # generated answers that an evaluation keeps
@@ -70,12 +71,14 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
         require(name, value, value >= 1, "1 or more")
     for name, value in dict(early_stopping=f.early_stopping, profile_steps=f.profile_steps).items():
         require(name, value, value >= 0, "0 or more")
+    evaluator = Evaluator(parts, held, mesh, f)
+    lesson = taught(f, parts, data, mesh)  # evaluation is without a teacher
+    parts, data = lesson.parts, lesson.data
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: x.astype(jnp.float32), leaves)  # moments and small updates are lost in bf16
     tx, rate = make_optimizer(
         f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.rows
     )
-    evaluator = Evaluator(parts, held, mesh, f)
     log_every, patience, profile_steps, wandb = f.log_every, f.early_stopping, f.profile_steps, f.wandb_project
     if wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("wandb_project is set but wandb is not installed: pip install 'ftjax[wandb]'")
@@ -105,9 +108,13 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
     keep_rows(workdir / "samples.jsonl", start)
     log = Log(workdir, start, steps, wandb, config_hash(config), config.to_dict())
     sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
-    work = functools.cache(functools.partial(step_flops, parts.model.cfg, parts.labels, parts.variables, sited))
+    work = functools.cache(
+        functools.partial(step_flops, parts.model.cfg, parts.labels, parts.variables, sited, teacher=lesson.teacher)
+    )
     shapes = data.loader.shapes if parts is report_of else ((f.batch_size, 0),)  # of features: no token passes the body
     log.say(start_report(report_of, data, held, mesh, f.model.path, steps, max(work(*shape) for shape in shapes)))
+    if lesson.about:
+        log.say(lesson.about)
     if start:
         log.say(f"resumed  at step {start}")
 

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ftjax import tree
-from ftjax.data.encoded import Encoded
 from ftjax.parallel.mesh import spec
 from ftjax.train.build import Data, Parts
 
@@ -55,8 +54,8 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
     loader, encoded = data.loader, data.encoded
     shapes = ", ".join("x".join(map(str, s)) for s in loader.shapes)
     lines.append(f"data     {len(encoded):,} examples, batches {shapes}, {100 * loader.fill:.0f}% of the slots filled"
-                 + _lost(encoded))  # fmt: skip
-    lines.append(f"held out {len(held.encoded):,} examples{_lost(held.encoded)}")
+                 + _lost(data))  # fmt: skip
+    lines.append(f"held out {len(held.encoded):,} examples{_lost(held)}")
     lines.append(f"work     {steps:,} steps, {flops / 1e9:.3g} GFLOP each at the largest shape")
     return "\n".join(lines)
 
@@ -69,9 +68,13 @@ def gradient_report(train: Any, has_gradient: np.ndarray) -> str:
     return f"step 1   no gradient yet (waits for one that starts at zero, or is dead): {', '.join(without)}"
 
 
-def _lost(encoded: Encoded) -> str:
-    dropped = f", {encoded.dropped} dropped" if encoded.dropped else ""
-    return dropped + (f", {encoded.truncated} truncated" if encoded.truncated else "")
+def _lost(data: Data) -> str:
+    counts = {
+        "dropped": data.encoded.dropped,
+        "truncated": data.encoded.truncated,
+        "bad rows left out": len(data.bad.messages),
+    }
+    return "".join(f", {count:,} {what}" for what, count in counts.items() if count)
 
 
 def peak_memory_bytes() -> int:

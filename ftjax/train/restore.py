@@ -40,7 +40,7 @@ def read_start(workdir: Path) -> Start:
     """
     config: Any = read_config(workdir)
     before = read_start(Path(config.warm_start)) if config.get("warm_start") else Start({}, {})
-    mine = read_best(workdir)
+    mine = of_model(read_best(workdir))
     # in the order of the runs: whole leaves and rows of them may be of different ones
     leaves = {path: x for path, x in before.leaves.items() if path not in mine} | mine
     return Start(leaves, before.methods | sections(config.method.to_dict()))
@@ -61,15 +61,21 @@ def changes_base(workdir: str) -> bool:
     )
 
 
-def load_run(workdir: Path) -> tuple[Fields, Parts]:
-    """A run's config, and its parts with the best trained leaves.
+def load_run(workdir: Path, mesh: Mesh | None = None) -> tuple[Fields, Parts]:
+    """A run's config, and its parts with the best trained leaves; the base is read onto a mesh, where one is given.
 
     Raises:
       UserError: no run there, or no checkpoint yet.
     """
     f = Fields(read_config(workdir))
-    parts = build(f, f.warm_start)
-    return f, parts._replace(variables=put(parts.variables, read_best(workdir), parts.model.cfg.rows, str(workdir)))
+    parts = build(f, f.warm_start, mesh)
+    best = of_model(read_best(workdir))
+    return f, parts._replace(variables=put(parts.variables, best, parts.model.cfg.rows, str(workdir)))
+
+
+def of_model(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Trained leaves without those that were for matching a teacher alone."""
+    return {path: x for path, x in leaves.items() if not path.startswith("distill/")}
 
 
 def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:

@@ -9,7 +9,7 @@ from ftjax.distill import sequence
 from ftjax.errors import UserError
 
 ROW = {
-    "prompt": "a", "reference": "the cat sat on the mat", "id": 3, "tokens": [5, 6, 7], "scores": [-1.0, -2.0, -3.0],
+    "prompt": "a", "references": ["the cat sat on the mat"], "id": 3, "tokens": [5, 6, 7], "scores": [-1.0, -2.0, -3.0],
     "continuations": ["a dog ran off", "the cat sat on a mat", "the cat"],
 }  # fmt: skip
 
@@ -21,7 +21,7 @@ def said(text, **more):
 def test_hypotheses_of_a_row():
     first, *_, last = sequence.hypotheses(ROW)
     assert first == {
-        "prompt": "a", "reference": ROW["reference"], "id": 3, "completion": "a dog ran off", "score": -1.0
+        "prompt": "a", "references": ROW["references"], "id": 3, "completion": "a dog ran off", "score": -1.0
     }  # fmt: skip
     assert last["completion"] == "the cat" and len(ROW) == 6
 
@@ -37,11 +37,13 @@ def test_sequence_level_and_interpolation():
 def test_closeness_by_hand():
     """Of 3 words, 2 in place: 1-grams (2 + 1) / (3 + 1), 2-grams (1 + 1) / (2 + 1), 3-grams 1 / 2, 4-grams 1 / 1."""
     rate = sequence.closeness()
-    np.testing.assert_allclose(rate(said("a b x", reference="a b c")), (3 / 4 * 2 / 3 * 1 / 2 * 1) ** 0.25, rtol=1e-6)
-    assert rate(said("a b c", reference=["z", "a b c"])) == pytest.approx(1)
+    np.testing.assert_allclose(
+        rate(said("a b x", references=["a b c"])), (3 / 4 * 2 / 3 * 1 / 2 * 1) ** 0.25, rtol=1e-6
+    )
+    assert rate(said("a b c", references=["z", "a b c"])) == pytest.approx(1)
     of_letters = sequence.closeness(characters=True)
-    assert of_letters(said("aihpos", reference="aihpos")) == pytest.approx(1)
-    assert of_letters(said("aihpso", reference="aihpos")) > of_letters(said("sophia", reference="aihpos")) > 0
+    assert of_letters(said("aihpos", references=["aihpos"])) == pytest.approx(1)
+    assert of_letters(said("aihpso", references=["aihpos"])) > of_letters(said("sophia", references=["aihpos"])) > 0
 
 
 def test_the_augmented_teacher():
@@ -79,7 +81,7 @@ def test_wrong_recalls():
 
 
 def test_filters():
-    some = [said("a", reference=" a"), said("b", reference="c")]
+    some = [said("a", references=[" a"]), said("b", references=["c"])]
     assert sequence.keep(some, sequence.matches_reference, "exact match") == some[:1]
     with pytest.raises(UserError, match="exact match: none of 1 records passes"):
         sequence.keep(some[1:], sequence.matches_reference, "exact match")

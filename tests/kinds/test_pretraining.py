@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -14,13 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import ftjax
 from configs.default import get_config
+from experiments import pretrain_nano
 from ftjax import tree
 from ftjax.data.documents import encode_chunks, encode_pairs, encode_stream, pairs
 from ftjax.data.encoded import Collector
+from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Text
 from ftjax.data.tokenizer import train_tokenizer
 from ftjax.errors import UserError
+from ftjax.kinds import KINDS
 from ftjax.kinds.masks import continues, masks
 from ftjax.kinds.spans import sentinels_of
 from ftjax.train.build import build, load_data
@@ -29,6 +34,7 @@ from ftjax.train.evaluate import evaluate_split
 from ftjax.train.fields import Fields
 from ftjax.train.flops import step_flops
 from ftjax.train.loop import train
+from ftjax.train.optimizer import OPTIMIZERS
 from ftjax.train.restore import load_run
 from ftjax.train.save import save_model
 from ftjax.train.step import init_state, make_step
@@ -333,7 +339,7 @@ def test_sentinels_descend(models):
     ("mlm", "full", None, {"task.mask_rate": 1.0}, "task.mask_rate=1.0: give a share between 0 and 1"),
     ("mlm", "full", None, {"task.max_length": 2}, "task.max_length=2 has no room for text; give 3 or more"),
     ("nsp", "full", None, {"task.max_length": 4}, "task.max_length=4 has no room for text; give 5 or more"),
-    ("nsp", "prompt", None, {"method.length": 2}, "method.name='prompt' puts tokens of its own into the text: the first"),
+    ("nsp", "prompt", None, {"method.length": 2}, "method.name='prompt' puts tokens of its own into the text: the"),
     ("spans", "prompt", None, {"method.length": 2}, "method.name='prompt' puts tokens of its own into the text: spans"),
     ("spans", "full", None, {"task.mask_rate": 0.5, "task.mean_span": 1.0}, "have 12 spans, and the tokenizer has 8"),
     ("spans", "full", None, {"task.mean_span": 0.5}, "task.mean_span=0.5: give a mean length of 1 or more"),
@@ -360,7 +366,31 @@ def test_tokenizers_that_lack_something(configure, models):
 
 
 def test_one_document_gives_no_pairs(tokenizer):
-    with pytest.raises(
-        UserError, match=r"0\.txt:1: pairs that do not belong together need a second document in the split"
-    ):
+    with pytest.raises(UserError, match=r"0\.txt:1: pairs that do not belong together need a second"):
         encode_pairs([*texts(1), Text("", " ")], tokenizer, 0, collector(LENGTH))
+
+
+SMALL = dict(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24, max_positions=32)
+
+
+@pytest.mark.parametrize("kind, vocab", [("gpt", 270), ("bert", 90)])
+def test_the_nano_models_are_exported(novels, tmp_path, monkeypatch, capsys, kind, vocab):
+    """A few steps from books to the Hugging Face directory; the models, and what the trainer is told, are put back."""
+    for registry in (OPTIMIZERS, KINDS, TASKS):
+        for name in ("muon", "gpt", "bert", "novels"):
+            monkeypatch.setitem(registry, name, None)
+    monkeypatch.setitem(pretrain_nano.MODELS, kind, replace(pretrain_nano.MODELS[kind], vocab_size=vocab, **SMALL))
+    monkeypatch.setattr(pretrain_nano, "BATCH_TOKENS", 128)
+    output = tmp_path / "out"
+    args = [kind, f"--data={novels}", f"--workdir={tmp_path / 'run'}", f"--output={output}", "--steps=5", "--row=16"]
+    pretrain_nano.main(args)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["split"] == "validation" and np.isfinite(found["loss"])
+    model, params = ftjax.load(output)
+    assert model.cfg.head == ("lm" if kind == "gpt" else "mlm")
+    before = tree.flatten(ftjax.load(tmp_path / "run" / "start")[1])
+    assert {path for path, x in tree.flatten(params).items() if np.array_equal(x, before[path])} <= {
+        "layers/attn/k/bias", "embed/types/embedding"
+    }  # fmt: skip
+    hf.AutoModel.from_pretrained(output)
+    assert json.loads((tmp_path / "run" / "long" / "result.json").read_text())["steps"] == 1

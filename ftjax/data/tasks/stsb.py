@@ -25,4 +25,6 @@ SOURCE = Source(
     FILES,
     read=lambda path, columns, bad: read_table(path, columns, bad, header=HEADER, tabbed=True),
 )
-TASK = Task(("regression", "similarity", "words"), COLUMNS, partial(load_table, source=SOURCE), scored, ("spearman", "pearson"))
+TASK = Task(
+    ("regression", "similarity", "words"), COLUMNS, partial(load_table, source=SOURCE), scored, ("spearman", "pearson")
+)
