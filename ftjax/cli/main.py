@@ -13,6 +13,7 @@ from ftjax.errors import RunError, UserError
 COMMANDS = {
     "train": "fine-tune a model: --config, --workdir",
     "eval": "evaluate a run or a model: --workdir or --config",
+    "teach": "a teacher's probabilities, or with --sequences its text, for a student: --config, --output",
     "score": "texts against references: --task, --predictions",
     "generate": "continue prompts: --workdir or --model, --prompt",
     "self-instruct": "tasks and examples by a model: --seeds, --model or --workdir, --output, --num",

@@ -1,5 +1,6 @@
 """Batches of numpy arrays from encoded examples, in an order that depends on (seed, epoch) only."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -56,6 +57,8 @@ class Loader(grain.IterDataset[Arrays]):
         buckets: int = 6,
         window: int | None = None,
         prefetch: int = 2,
+        multiple: int = 1,
+        here: Callable[[int], slice] = lambda rows: slice(0, rows),
     ):
         """Plans the shapes.
 
@@ -71,6 +74,8 @@ class Loader(grain.IterDataset[Arrays]):
             buckets: the most bucket lengths.
             window: see `layout.bucket_batches`; None is 50 when shuffled and 0, in order, when not.
             prefetch: batches made ahead by a thread; 0 makes them on demand.
+            multiple: empty rows fill every batch up to a multiple of it.
+            here: of so many rows of a batch, those that this process assembles; the plan is the same for all.
 
         Raises:
             ValueError: an unknown layout or side, packed labels by row, or an example over max_length.
@@ -84,6 +89,7 @@ class Loader(grain.IterDataset[Arrays]):
         self._encoded, self._batch_size, self._seed, self._shuffle = encoded, batch_size, seed, shuffle
         self._packed, self._left, self._prefetch = layout == "packed", pad_side == "left", prefetch
         self._window = window if window is not None else 50 if shuffle else 0
+        self._multiple, self._here = multiple, here
         nothing = np.zeros(len(encoded), np.int64)
         self._lengths = encoded.lengths - (encoded.by == "next")
         self._counts = encoded.label_counts if self._by_token else nothing
@@ -111,9 +117,14 @@ class Loader(grain.IterDataset[Arrays]):
         return Shape(*most)
 
     @property
+    def rows(self) -> int:
+        """Rows of a batch over all processes."""
+        return plans.round_up(self._rows, self._multiple)
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """(rows, tokens, labels, an encoder's tokens) of all batches."""
-        rows = self._rows * self._encoded.group
+        rows = self.rows * self._encoded.group
         return tuple((rows, *shape) for shape in self._shapes.values())
 
     @cached_property
@@ -127,7 +138,7 @@ class Loader(grain.IterDataset[Arrays]):
         plan = self.plan(0)
         examples = np.concatenate([row for batch in plan for row in batch.rows if row])
         shapes = [self._shapes[batch.length] for batch in plan]
-        slots = sum(self._rows * (self._encoded.group * shape.length + shape.source) for shape in shapes)
+        slots = sum(self.rows * (self._encoded.group * shape.length + shape.source) for shape in shapes)
         ends = self._encoded.offsets
         real = np.add.reduceat(np.diff(ends), np.arange(0, len(ends) - 1, self._encoded.group))
         return float((real - (self._encoded.by == "next") + self._sources)[examples].sum()) / slots
@@ -146,11 +157,12 @@ class Loader(grain.IterDataset[Arrays]):
         return plans.pack_batches(rows, shape.length, self._rows)
 
     def assemble(self, planned: plans.Batch) -> Arrays:
-        """The arrays of one planned batch."""
+        """The arrays of this process's rows of one planned batch."""
         encoded, shape = self._encoded, self._shapes[planned.length]
-        rows, group = len(planned.rows), encoded.group
-        examples = np.asarray([example for row in planned.rows for example in row], np.int64)
-        per_row = np.asarray([len(row) for row in planned.rows])
+        chosen = [*planned.rows, *([] for _ in range(self.rows - len(planned.rows)))][self._here(self.rows)]
+        rows, group = len(chosen), encoded.group
+        examples = np.asarray([example for row in chosen for example in row], np.int64)
+        per_row = np.asarray([len(row) for row in chosen])
         row_of_example = np.repeat(np.arange(rows), per_row)
 
         if group == 1:

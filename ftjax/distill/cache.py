@@ -67,11 +67,11 @@ class Writer:
           UserError: k, temperatures or dtype that cannot be, or a folder that holds a cache made otherwise.
         """
         if not 1 <= k <= vocab:
-            raise UserError(f"distill.top_k={k}: give 1 to {vocab}, the teacher's vocabulary")
+            raise UserError(f"--top_k={k}: give 1 to {vocab}, the teacher's vocabulary")
         if temperatures[0] != 1 or min(temperatures) <= 0 or len(set(temperatures)) < len(temperatures):
-            raise UserError(f"distill.temperatures={list(temperatures)}: give 1 first, then others above 0, each once")
+            raise UserError(f"--temperatures={list(temperatures)}: give 1 first, then others above 0, each once")
         if dtype not in DTYPES:
-            raise UserError(f"distill.dtype={dtype!r}: give {', '.join(DTYPES)}")
+            raise UserError(f"--dtype={dtype}: give {', '.join(DTYPES)}")
         self._folder, self._counts, self._limit = folder, np.asarray(counts, np.int32), shard_labels
         self._dtypes = (np.uint16 if vocab <= 1 << 16 else np.int32, DTYPES[dtype], np.float32, np.float32)
         made = dict(

@@ -84,9 +84,19 @@ def rows_multiple(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def rows_here(mesh: Mesh, rows: int) -> slice:
+    """The rows of a batch of so many that this process's devices hold."""
+    held = NamedSharding(mesh, BATCH).addressable_devices_indices_map((rows,)).values()
+    ends = [part.indices(rows)[:2] for [part] in held]  # type: ignore[misc]
+    return slice(min(start for start, _ in ends), max(stop for _, stop in ends))
+
+
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch with its rows spread over data and fsdp."""
-    return jax.device_put(dict(batch), NamedSharding(mesh, BATCH))
+    """A batch with its rows spread over data and fsdp; each process gives those of `rows_here`."""
+    sharding = NamedSharding(mesh, BATCH)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
 
 
 def pad_rows(batch: Mapping[str, np.ndarray], multiple: int) -> dict[str, np.ndarray]:

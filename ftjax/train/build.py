@@ -29,7 +29,7 @@ from ftjax.models.transformer import Transformer, keys_values, shifted, sites
 from ftjax.nn.config import DROPOUTS
 from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
-from ftjax.parallel.mesh import spec
+from ftjax.parallel.mesh import make_mesh, rows_here, rows_multiple, spec
 from ftjax.train.fields import Fields
 
 Tree = Any
@@ -142,8 +142,10 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     require("data.pad_side", data.pad_side, data.pad_side in ("left", "right"), "left or right")
     if layout not in ("packed", "buckets") or (layout == "packed" and not kind.packs):
         raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, where labels belong to tokens, packed")
+    mesh = make_mesh(f.mesh)
     loader = Loader(
-        encoded, layout, size, f.seed, training,
+        encoded, layout, size, f.seed, training, here=partial(rows_here, mesh),
+        multiple=rows_multiple(mesh) * (f.micro_batches if training else 1),
         max_length=cfg.max_length + (parts.around.size if parts.around else 0), pad_side=data.pad_side, window=50,
         **({"buckets": data.buckets} if layout == "buckets" else {"row_length": _row_length(data.row_length, encoded)}),
     )  # fmt: skip
@@ -158,6 +160,7 @@ def _corpus(f: Fields, parts: Parts) -> str:
     path = f.distill.corpus
     if f.distill.name == "sequence":
         require("distill.corpus", path, bool(path), "the file that ftjax teach --sequences wrote")
+    require("distill.corpus", path, not path or path != f.task.files.train, "another file than task.files.train")
     if path and (parts.task.chunked or not parts.kind.writes):
         raise UserError(
             f"distill.corpus={path}: prompts and completions are for a language model's task; task.name={f.task.name}"

@@ -53,12 +53,13 @@ def write_cache(
             out_shardings=NamedSharding(mesh, PartitionSpec()),
         )
         variables = place({"teacher": teacher.variables}, mesh)["teacher"]
-        for host in tqdm(batches, total=batches.steps_per_epoch, unit="batches", disable=None):
-            own = host["example"] if host["example"].ndim == 1 else host["example"].max(1)  # a row is one example
-            wanted = own >= writer.done  # what is on the disk, or a row of no example
+        there = writer.done
+        for number, host in enumerate(tqdm(batches, total=batches.steps_per_epoch, unit="batches", disable=None)):
+            example = number * f.eval_batch_size + np.arange(f.eval_batch_size)
+            wanted = (example >= there) & (example < len(plain))
             if not wanted.any():
                 continue
             found = run(variables, place_batch(pad_rows(host, rows_multiple(mesh)), mesh))
-            real = (host["labels"] != IGNORED).reshape(len(own), -1) & wanted[:, None]
-            writer.add(int(wanted.sum()), Entries(*(np.asarray(x)[: len(own)][real] for x in found)))
+            real = (host["labels"] != IGNORED).reshape(len(wanted), -1) & wanted[:, None]
+            writer.add(int(wanted.sum()), Entries(*(np.asarray(x)[: len(wanted)][real] for x in found)))
     return writer

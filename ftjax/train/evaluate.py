@@ -45,7 +45,7 @@ def gather(found: list[tuple[np.ndarray, dict[str, np.ndarray]]], n: int) -> Fou
             ]
             result[name] = np.split(flat.reshape(len(real), *found[0][1][name].shape[2:]), ends)
         else:  # batches may differ in their shape
-            rows = [x for whose, outputs in found for x in outputs[name][: len(whose)]]
+            rows = [x for _, outputs in found for x in outputs[name]]
             result[name] = [rows[i] for i in real]
     return result
 
@@ -68,8 +68,9 @@ class Evaluator:
             self._batch_size = f.eval_batch_size
         objective, whole = parts.objective, NamedSharding(mesh, PartitionSpec())
         if objective.outputs is not None:
+            outputs = objective.outputs
             self._run = jax.jit(
-                lambda train, frozen, batch: objective.outputs(tree.join(train, frozen), batch),  # type: ignore[misc]
+                lambda train, frozen, batch: (batch["example"], outputs(tree.join(train, frozen), batch)),
                 out_shardings=whole,
             )
         else:
@@ -79,25 +80,23 @@ class Evaluator:
 
     def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, Measure], Rows]:
         """(metrics, rows): all the answers that a metric needs, else `samples` of them."""
-        pairs = [
-            (host, jax.tree.map(np.asarray, self._run(train, frozen, batch)))
-            for host, batch in device_batches(self._data.batches, self._mesh)
+        given = [
+            jax.tree.map(np.asarray, self._run(train, frozen, batch))
+            for _, batch in device_batches(self._data.batches, self._mesh)
         ]
-        if not pairs:
+        if not given:
             raise UserError("the evaluation split is empty")
         kind, encoded = self._parts.kind, self._data.encoded
         if kind.score is None:
-            sums = [sums for _, sums in pairs]
-            totals = {"loss": [(s.loss, s.weight) for s in sums]}
-            totals |= {name: [s.metrics[name] for s in sums] for name in sums[0].metrics}
+            totals = {"loss": [(sums.loss, sums.weight) for sums in given]}
+            totals |= {name: [sums.metrics[name] for sums in given] for name in given[0].metrics}
             return {name: measure("loss", *zip(*values)) for name, values in totals.items()}, []
         limit = 0
         if self._writes:
             limit = self._limit if self._scores_text else samples
         variables = tree.join(train, frozen)
         write = Write(lambda examples: self._answers(variables, examples), limit)
-        found = gather([(host["example"], outputs) for host, outputs in pairs], len(encoded))
-        return kind.score(self._parts.setting, self._data.examples, encoded, found, write)
+        return kind.score(self._parts.setting, self._data.examples, encoded, gather(given, len(encoded)), write)
 
     def _answers(self, variables: Tree, examples: Sequence[int]) -> list[str]:
         """Greedy answers by the cached loop, to what training saw before the first labelled token."""

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 from collections import Counter
@@ -144,6 +145,22 @@ def test_classification_batches(lengths, batch_size, side):
             assert (batch["position_ids"][row][real] == np.arange(real.sum())).all()
             assert real[-1 if side == "left" else 0]
     assert seen == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("layout", ["packed", "buckets"])
+def test_processes_assemble_their_own_rows_of_one_plan(layout):
+    encoded = made_lm([5, 9, 30, 12, 7] * 6)
+    whole = epoch(Loader(encoded, layout, 5, seed=3, multiple=4))
+    assert {len(batch["labels"]) % 4 for batch in whole} == {0}
+    for count in (2, 4):
+        share = lambda rows, i, count=count: slice(rows * i // count, rows * (i + 1) // count)  # noqa: E731
+        parts = [
+            epoch(Loader(encoded, layout, 5, seed=3, multiple=4, here=functools.partial(share, i=i)))
+            for i in range(count)
+        ]
+        for batch, *mine in zip(whole, *parts, strict=True):
+            for name, x in batch.items():
+                np.testing.assert_array_equal(np.concatenate([one[name] for one in mine]), x)
 
 
 def test_from_texts_to_batches(decoder, encoder):

@@ -161,7 +161,7 @@ def test_other_examples_and_temperatures(tmp_path):
     "options", [dict(k=0), dict(k=51), dict(temperatures=(2.0,)), dict(temperatures=(1.0, 1.0)), dict(dtype="int8")]
 )
 def test_what_cannot_be_stored(tmp_path, options):
-    with pytest.raises(UserError, match=r"distill."):
+    with pytest.raises(UserError, match=r"^--(top_k|temperatures|dtype)="):
         writer(tmp_path, **options)
 
 

@@ -184,7 +184,8 @@ with jax.set_mesh(mesh):
     variables = place(parts.variables, mesh)
     batch = next(device_batches(load_data(f, parts, "train", training=True).batches, mesh))[1]
     spread = jax.jit(parts.objective.loss)(variables, batch, jax.random.key(0))
-alone = jax.jit(build(f).objective.loss)(parts.variables, jax.tree.map(np.asarray, batch), jax.random.key(0))
+here = jax.tree.map(np.asarray, (parts.variables, batch))
+alone = jax.jit(parts.objective.loss)(*here, jax.random.key(0))
 np.testing.assert_allclose(spread.loss, alone.loss, rtol=1e-4)
 """
 

@@ -1,0 +1,226 @@
+"""ftjax teach --config=configs/default.py:model=STUDENT,task=...,distill=token --config.distill.teacher=RUN|MODEL
+--output=DIR: writes what a teacher thinks of every label of the training split, as the student will encode it: the
+likeliest tokens with their log-probabilities. `--config.distill.cache=DIR` trains from it without the teacher.
+
+ftjax teach --sequences --config=...:task=...,distill=sequence --config.distill.teacher=RUN|MODEL --output=FILE.jsonl:
+has the teacher answer the prompts of the training split. Each prompt with its answers goes to FILE.hypotheses.jsonl; of
+these FILE.jsonl gets what is chosen: a row has `prompt`, `completion`, `score`, `references`.
+`--config.distill.corpus=FILE.jsonl` trains on it. Another choice of the same answers (--hypotheses) costs no decoding.
+
+The same command goes on where a killed one stopped.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from ftjax.cli.flags import define_config, read_config
+from ftjax.cli.generate import CHOICES, HELP, load, tokens_of
+from ftjax.decode.options import Options
+from ftjax.errors import UserError
+from ftjax.files import write_json, write_rows
+
+CACHE = ("temperatures", "dtype")  # flags of the one output and of the other
+TEXT = (
+    "hypotheses", "choose", "characters", "keep", "batch_size", "max_new_tokens", "stop", "seed", "early_stopping",
+    "beam_rule", *(name for name in HELP if name != "top_k"),
+)  # fmt: skip
+STORED = 64  # tokens of a label
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """The command's flags."""
+    define_config(values, argv)
+    flags.DEFINE_string("output", None, "the cache's folder, or the corpus, a .jsonl", flag_values=values)
+    flags.DEFINE_bool("sequences", False, "write the teacher's text, not its probabilities", flag_values=values)
+    flags.DEFINE_integer(
+        "top_k", None, f"tokens kept of each label ({STORED}); of --sequences: sample from the k likeliest, 0: all",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_multi_float(
+        "temperatures", [], "to be trained at, beside 1 and distill.temperature; repeatable", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "dtype", "float16", ["float16", "bfloat16", "float32"], "of stored log-probabilities", flag_values=values
+    )
+    flags.DEFINE_string("hypotheses", None, "where the answers are, or go", flag_values=values)
+    flags.DEFINE_enum(
+        "choose", "score", ["score", "reference", "all"],
+        "of a prompt's answers: the teacher's best, the one closest to a reference by BLEU, or all", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool("characters", False, "closest by letters, not words", flag_values=values)
+    flags.DEFINE_multi_string(
+        "keep", [], "only answers that are: reference, sql, json, json:FIELD,FIELD, pattern:REGEX, score:LEAST",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "max_new_tokens", None, "by default, as the longest reference has", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of sampling", flag_values=values)
+    flags.DEFINE_enum("early_stopping", "false", [*CHOICES], "when beams are done", flag_values=values)
+    flags.DEFINE_enum("beam_rule", "transformers", ["transformers", "lora"], "whose search", flag_values=values)
+    kinds: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for name in HELP.keys() & TEXT:
+        default = Options._field_defaults[name]
+        kinds[type(default)](name, default, HELP[name], flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Writes, and says how much."""
+    from ftjax.train.fields import Fields
+
+    f, text = Fields(read_config(values)[0]), values["sequences"].value
+    if not values["output"].value:
+        raise UserError("give --output, where it goes")
+    if f.distill.name == "none" or not f.distill.teacher:
+        raise UserError("give the teacher: distill=token (or sequence) and --config.distill.teacher=RUN|MODEL")
+    if astray := [f"--{name}" for name in (CACHE if text else TEXT) if values[name].present]:
+        raise UserError(f"{', '.join(astray)}: not {'with' if text else 'without'} --sequences")
+    (_write_text if text else _write_cache)(f, values, Path(values["output"].value))
+
+
+def _write_cache(f: Any, values: flags.FlagValues, output: Path) -> None:
+    from ftjax.train.cache import write_cache
+
+    own = [f.distill.temperature] if "temperature" in f.distill else []
+    temperatures = list(dict.fromkeys(map(float, [1, *own, *values["temperatures"].value])))
+    k = STORED if values["top_k"].value is None else values["top_k"].value
+    made = write_cache(f, output, k=k, temperatures=temperatures, dtype=values["dtype"].value)
+    size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    print(f"{output}: {made.done:,} examples, {size / 1e6:.3g} MB")
+
+
+class Asked(NamedTuple):
+    """A prompt: as the teacher sees it, solved examples before it included, and an example that it is of."""
+
+    text: str
+    example: Any
+    lead: str  # the space that the task's completions begin with
+    references: list[str]
+
+
+def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
+    from ftjax.data.tasks.task import Text
+    from ftjax.distill import sequence
+    from ftjax.kinds import Setting
+    from ftjax.kinds.shots import answer_in, as_text, in_context
+    from ftjax.train.build import get_kind, get_task, read_examples
+    from ftjax.train.teacher import is_run
+
+    get: Any = lambda name: values[name].value  # noqa: E731
+    keep = [(what, _verifier(what)) for what in get("keep")]
+    task = get_task(f)
+    if not get_kind(f, task).writes or task.chunked:
+        raise UserError(f"task.name={f.task.name}: has no prompts and answers here; --sequences needs some")
+    start = load(f.distill.teacher, is_run(f.distill.teacher))
+    examples, where, _ = read_examples(f, task, "train", "")
+    setting = Setting(f, task, start.tokenizer, start.model, (), start.decoder_start, lambda: examples)
+    asked: dict[str, Asked] = {}
+    for example, shown, place in zip(examples, in_context(setting, examples), where):
+        plain = as_text(example, "")
+        if not isinstance(plain, Text):
+            raise UserError(f"{place}: a {type(example).__name__} is no prompt with its answer; --sequences needs such")
+        lead = plain.completion[: len(plain.completion) - len(plain.completion.lstrip())]
+        one = asked.setdefault(plain.prompt, Asked(shown.prompt, example, lead, []))
+        if (reference := plain.completion.strip()) not in one.references:
+            one.references.append(reference)
+
+    file = Path(get("hypotheses") or output.with_name(f"{output.stem}.hypotheses.jsonl"))
+    if file == output:
+        raise UserError(f"--hypotheses={file}: give another file than --output")
+    made, rows = _answers(f, start, asked, values, file)
+    records = []
+    for row in rows:
+        one = asked[row["prompt"]]
+        for record in sequence.hypotheses(row):
+            answer = answer_in(setting, record["completion"], one.example)
+            records.append({**record, "completion": one.lead + answer})
+    total = len(records)
+    for what, right in [("", lambda record: bool(record["completion"].strip())), *keep]:
+        records = sequence.keep(records, right, f"--keep={what}" if what else "answers with text")
+    if get("choose") != "all":
+        by = sequence.by_score if get("choose") == "score" else sequence.closeness(get("characters"))
+        records = sequence.best(records, by)
+    write_json(output.with_name(f"{output.name}.options.json"), {
+        **made, "choose": get("choose"), "characters": get("characters"), "keep": get("keep"), "rows": len(records),
+    })  # fmt: skip
+    write_rows(output, records)
+    print(f"{output}: {len(records):,} rows of {len(rows):,} prompts and {total:,} answers")
+
+
+def _answers(
+    f: Any, start: Any, asked: Mapping[str, Asked], values: flags.FlagValues, file: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """How the answers are made, and a row for each prompt: those of the file, and what it lacks, appended."""
+    from tqdm import tqdm
+
+    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.generate import most_new_tokens, request, room
+    from ftjax.decode.records import appending
+    from ftjax.decode.text import Stops
+    from ftjax.distill import teacher_key
+
+    get: Any = lambda name: values[name].value  # noqa: E731
+    name, tokenizer, batch_size = f.distill.teacher, start.tokenizer, get("batch_size")
+    prompts = [tokens_of(start, one.text, f"prompt {prompt!r:.40}") for prompt, one in asked.items()]
+    longest, new = max(map(len, prompts)), get("max_new_tokens")
+    if new is None:
+        references = [text for one in asked.values() for text in one.references]
+        wanted = max(map(len, tokenizer(references, add_special_tokens=False, verbose=False)["input_ids"])) + 1
+        new = max(min(wanted, most_new_tokens(start.model, start.adapters, longest)), 1)
+    if longest > (most := room(start.model, start.adapters, new)):
+        raise UserError(
+            f"distill.teacher={name}: a prompt has {longest} tokens; with --max_new_tokens={new} there is room for"
+            f" {most}"
+        )
+    stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
+    options: dict[str, Any] = {
+        "max_new_tokens": new, "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
+        "beam_rule": get("beam_rule"), "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": start.decoder_start, **{name: get(name) for name in HELP},
+        "top_k": get("top_k") or 0,
+    }  # fmt: skip
+    how = {"adapters": start.adapters, "stops": stops, **options}
+    request(start.model, start.params, prompts[:1], **how)  # a wrong option is told before there is a file
+    variables = {"params": start.params, "adapters": start.adapters or {}}
+    known = json.dumps([[prompt, one.text, one.references] for prompt, one in asked.items()])
+    made = {"teacher": name, "weights": teacher_key(start.model, variables), "stop": get("stop")}
+    made |= {"prompts": hashlib.sha256(known.encode()).hexdigest(), "batch_size": batch_size, **options}
+    with appending(file, made, total=len(prompts), batch_size=batch_size) as (done, add):
+        answers = continue_batches(
+            start.model, start.params, list(enumerate(prompts))[done:], batch_size=batch_size, **how
+        )
+        texts = list(asked.items())
+        for i, found in tqdm(answers, total=len(prompts), initial=done, unit="prompts", disable=None):
+            prompt, one = texts[i]
+            said, scores = [sequence.text for sequence in found], [sequence.score for sequence in found]
+            add({"prompt": prompt, "continuations": said, "scores": scores, "references": one.references})
+    return made, [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def _verifier(what: str) -> Callable[[dict[str, Any]], bool]:
+    """What `--keep` names."""
+    from ftjax.distill import sequence
+
+    name, _, rest = what.partition(":")
+    if what == "reference":
+        return sequence.matches_reference
+    if what == "sql":
+        return sequence.is_query
+    if name == "json":
+        return sequence.is_json(rest.split(",") if rest else ())
+    if name == "pattern" and rest:
+        return sequence.matches_pattern(rest)
+    try:
+        least = float(rest if name == "score" else "")
+    except ValueError:
+        raise UserError(
+            f"--keep={what}: give reference, sql, json, json:FIELD,FIELD, pattern:REGEX or score:LEAST"
+        ) from None
+    return lambda record: record["score"] >= least
