@@ -6,6 +6,11 @@ from ml_collections import ConfigDict
 
 NAMES = dict(columns=dict(name=""), train_size=20000, validation_size=500, test_size=500, seed=0, max_length=64)
 SINGLE, PAIR = ("text", "label"), ("text", "text_pair", "label")
+NEAR = dict(  # similarity
+    loss="",  # softmax of classes, cosine of numbers, triplet or in_batch of texts; by the examples where empty
+    margin=1.0,  # of triplet
+    scale=20.0,  # of in_batch
+)
 GAP = dict(  # words: a sentence with {text}, {text_pair}, {mask}; a word for each class
     template="",
     label_words=(),
@@ -24,7 +29,7 @@ HIDDEN = dict(  # of raw text: objective=mlm, nsp, rtd, spans
     detection_weight=50.0,  # of the detector's loss beside the generator's, rtd
 )
 FOUND = dict(classes=())  # found in the training rows where empty
-PAIRED = PROMPTED | dict(loss="")  # of similarity: softmax of classes, cosine of numbers; in_batch, triplet of texts
+PAIRED = PROMPTED | NEAR
 SPAN = dict(doc_stride=128, max_answer=30, null_threshold=0.0)  # tokens; of "no answer" over the best answer
 
 
@@ -59,9 +64,9 @@ TASKS = {
     "rte": _columns(*PAIR, **PAIRED, max_length=256),
     "sick": _columns(*PAIR, **PAIRED, max_length=128),
     "classification": _columns(*PAIR, **PAIRED, **FOUND, max_length=256),
-    "stsb": _columns("text", "text_pair", "score", loss="", bounds=(0.0, 5.0), **GAP, max_length=128),
-    "regression": _columns("text", "text_pair", "score", loss="", bounds=(0.0, 1.0), **GAP, max_length=256),
-    "similarity": _columns("first", "second", "third", loss="", max_length=128),
+    "stsb": _columns("text", "text_pair", "score", **NEAR, bounds=(0.0, 5.0), **GAP, max_length=128),
+    "regression": _columns("text", "text_pair", "score", **NEAR, bounds=(0.0, 1.0), **GAP, max_length=256),
+    "similarity": _columns("first", "second", "third", **NEAR, max_length=128),
     "conll2003": _columns("words", "tags", scheme="iob1", max_length=256),  # of the files' tags; bio, none
     "wnut17": _columns("words", "tags", scheme="bio", max_length=256),
     "ud": _columns("words", "tags", scheme="none", max_length=256),

@@ -6,4 +6,12 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on, its last good state saved; the message is one line. Exit code 1."""
+    """A run that cannot go on, its last good state saved; the message is one line."""
+
+    code = 1
+
+
+class Preempted(RunError):
+    """A run that SIGTERM ended, its state saved: the same command goes on."""
+
+    code = 143

@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point of the console script; exits 0, 1 (the run failed) or 2 (bad input)."""
+    """Entry point of the console script; exits 0, 1 (the run failed), 2 (bad input), 143 (SIGTERM, all is saved)."""
     sys.exit(main(sys.argv[1:] if argv is None else argv))
 
 
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         return _fail(re.split(r"\n\w*Error: ", str(error))[-1].strip("'\""))
     except RunError as error:
         print(f"ftjax: {error}", file=sys.stderr)
-        return 1
+        return error.code
     return 0
 
 

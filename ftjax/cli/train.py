@@ -13,14 +13,21 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     """The command's flags."""
     define_config(values, argv)
     flags.DEFINE_string("workdir", None, "the run's folder; an interrupted run goes on", flag_values=values)
+    flags.DEFINE_string(
+        "distributed", None, "one of several processes: auto (Slurm, GKE, TPU VM), or HOST:PORT,I,N", flag_values=values
+    )
 
 
 def main(values: flags.FlagValues) -> None:
     """Trains, and prints the result."""
-    from ftjax.train.loop import train  # heavy imports only once the flags are right
-
     config, default = read_config(values)
     if not values["workdir"].value:
         raise UserError("give --workdir=DIR for the run's files")
+    from ftjax.parallel.processes import join  # heavy imports only once the flags are right
+
+    if values["distributed"].value:
+        join(values["distributed"].value)
+    from ftjax.train.loop import train
+
     result = train(config, default, Path(values["workdir"].value))
     print(json.dumps(result, indent=2))

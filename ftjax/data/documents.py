@@ -76,7 +76,7 @@ def encode_pairs(texts: Sequence[Text], tokenizer: Any, seed: int, out: Collecto
             documents.append(sentences)
             owner.append(row)
     if len(documents) < 2:
-        raise UserError(f"{out.place(0)}: pairs that do not belong together need a second document in the split; add one")
+        raise UserError(f"{out.place(0)}: pairs that do not belong together need a second document; add one")
     for pair in pairs(documents, room, np.random.default_rng(seed)):
         tokens = [cls, *pair.first, sep, *pair.second, sep]
         types = np.arange(len(tokens)) > len(pair.first) + 1

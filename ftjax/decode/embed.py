@@ -16,7 +16,7 @@ from ftjax.data.around import Around, insert
 from ftjax.data.encode import pieces
 from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.loader import Loader
-from ftjax.decode.generate import room
+from ftjax.decode.generate import check_adapters, room
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer
 
@@ -90,6 +90,7 @@ def _vectors(
         log.warning("%d of %d texts are cut to %d tokens", encoded.truncated, len(texts), out.max_length)
     if around:
         encoded = insert(encoded, around, chunked=False)
+    check_adapters(model, adapters or {}, encoded[0].tokens[None])
     loader = Loader(
         encoded, "buckets", min(batch_size, len(texts)), shuffle=False, max_length=out.max_length + size,
         window=len(texts),

@@ -182,7 +182,7 @@ def request(
         raise UserError(f"row {int(np.argmin(lengths))} of the prompts has no token")
     variables = {"params": params, **({"adapters": adapters} if adapters else {})}
     if adapters:
-        _check_adapters(model, adapters, ids)
+        check_adapters(model, adapters, ids)
     longest, most = int(lengths.max()), room(model, adapters, max_new_tokens, len(ids))
     if longest > most:
         raise UserError(
@@ -224,7 +224,7 @@ def _positions(cfg: Config) -> int:
     return sys.maxsize if cfg.positions == "t5" else cfg.max_positions  # relative ones go on
 
 
-def _check_adapters(model: Transformer, adapters: Any, ids: np.ndarray) -> None:
+def check_adapters(model: Transformer, adapters: Any, ids: np.ndarray) -> None:
     """UserError for what would silently be the base model: an adapter where no site asks for it or in trained form, and
     a soft prompt whose virtual ids were forgotten."""
     known = sites(model)

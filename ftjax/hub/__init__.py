@@ -73,7 +73,7 @@ def load(
       sharding: (path, shape) -> where a parameter lives; each device is given its own part as it is read from the file.
         None for wherever jax puts arrays.
       init: random needs no weights: kernels and tables are normal(initializer_range), 0.02 where the family has none
-        (T5 too, whose own start goes by fan-in), norms scale by 1, biases are 0; from `seed`, fp32 where `dtype` is None.
+        (T5 too, whose own start goes by fan-in), norms scale by 1, biases are 0. From `seed`; fp32 if `dtype` is None.
       overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
     Returns:
       (model, params): nested dicts of jax arrays, layers stacked `[L, ...]`.

@@ -17,6 +17,7 @@ from ftjax.objectives.base import Objective
 from ftjax.objectives.similarity import TEXTS, similarity, with_pair_classifier
 
 CHUNK = 1000  # anchors that are compared with all positives at a time
+NUMBERS = {"triplet": ("margin",), "in_batch": ("scale",)}  # fields of the task that a loss reads
 
 
 def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -99,7 +100,10 @@ def objective(setting: Setting) -> Objective:
         require(
             "micro_batches", f.micro_batches, f.micro_batches == 1, "1, for in-batch negatives are of the whole batch"
         )
-    return similarity(setting.model, loss)  # type: ignore[arg-type]
+    numbers = {name: getattr(setting.f.task, name) for name in NUMBERS.get(loss, ())}
+    for name, value in numbers.items():
+        require(f"task.{name}", value, value > 0, "more than 0")
+    return similarity(setting.model, loss, **numbers)  # type: ignore[arg-type]
 
 
 def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found, write: Write) -> Result:
@@ -132,4 +136,9 @@ def nearest_positives(vectors: np.ndarray) -> np.ndarray:
     )
 
 
-KIND = Kind((Labelled, Scored, Texts), head, encode, objective, score, params=params)
+def models(setting: Setting, values: Any) -> dict[str, Any]:
+    """The model without the classifier of pairs, which no format has a place for."""
+    return {"": (setting.model, {name: x for name, x in values.items() if name != "pair_classifier"})}
+
+
+KIND = Kind((Labelled, Scored, Texts), head, encode, objective, score, params=params, models=models)

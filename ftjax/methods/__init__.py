@@ -117,7 +117,8 @@ def labels(method: Method, variables: Any, cfg: Any) -> Any:
       UserError: nothing trains.
     """
 
-    added = {"classifier", "pair_classifier"} & variables["params"].keys()  # else the transform is that of the base's masked words
+    # without a classifier, the transform is that of the base's masked words
+    added = {"classifier", "pair_classifier"} & variables["params"].keys()
 
     def mine(path: str, name: str) -> str:
         return "head" if added and re.match(TASK_HEAD, path) else name

@@ -92,7 +92,7 @@ def generator_params(params: Any) -> Any:
 
 def with_generator(params: Any, generator: Transformer, key: jax.Array) -> Any:
     """The model's parameters with those of a new generator beside them, but for the tables that it shares."""
-    new = init(generator, key)
+    new = jax.jit(init, static_argnums=0)(generator, key)
     own = {name: x for name, x in new["embed"].items() if name not in TIED}
     return {**params, "generator": {**new, "embed": own}}
 

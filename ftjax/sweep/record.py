@@ -8,15 +8,16 @@ from typing import Any, Literal, NamedTuple
 from ftjax.sweep.attempt import FREE, Attempt, read_attempts
 from ftjax.sweep.trial import Run
 
-State = Literal["done", "running", "stale", "failed", "waiting", "damaged"]
+State = Literal["done", "running", "queued", "stale", "failed", "waiting", "damaged"]
 NEEDED = {"metrics": dict, "best": dict, "steps": int, "commit": str | None}
 
 
 class Record(NamedTuple):
     """A run as it stands. Done is a whole result.json of this very config, whatever a process or scheduler said.
 
-    state: running or stale by whether the last attempt's processes live; failed where it ended by itself without a
-      result; waiting also after an interruption or preemption.
+    state: running or stale by whether the last attempt's processes live (a job is queued until it starts, and then
+      running until somebody writes its end); failed where it ended by itself without a result; waiting also after an
+      interruption or preemption.
     problem: what is damaged.
     """
 
@@ -30,7 +31,7 @@ class Record(NamedTuple):
     def progress(self) -> tuple[int, float | None]:
         """(last step in metrics.jsonl, seconds since the run last wrote something)."""
         rows, folder = read_rows(self.run.folder), self.run.folder
-        files = [folder / "metrics.jsonl", *(attempt.log(folder) for attempt in self.attempts[-1:])]
+        files = [folder / "metrics.jsonl", *(log for attempt in self.attempts[-1:] for log in attempt.logs(folder))]
         times = [file.stat().st_mtime for file in files if file.exists()]
         return (rows[-1]["step"] if rows else 0), (time.time() - max(times) if times else None)
 
@@ -48,8 +49,15 @@ def read(run: Run) -> Record:
         return Record(run, "waiting", {}, [])
     last = attempts[-1]
     if last.ended is None:
-        return Record(run, "running" if last.alive else "stale", {}, attempts)
+        queued = last.job and not last.starts(run.folder).exists()
+        return Record(run, "queued" if queued else "running" if last.alive else "stale", {}, attempts)
     return Record(run, "waiting" if last.cause in FREE else "failed", {}, attempts)
+
+
+def idle(folder: Path, attempt: Attempt) -> float:
+    """Seconds since a started attempt made a step, as its metrics.jsonl says, or since its last start."""
+    files = [path for path in (folder / "metrics.jsonl", attempt.starts(folder)) if path.exists()]
+    return time.time() - max([attempt.started, *(path.stat().st_mtime for path in files)])
 
 
 def _result(run: Run) -> dict[str, Any]:

@@ -1,92 +1,61 @@
-"""Runs what is missing of a sweep: each trial a process, so that none ends another, under its lease."""
+"""Runs what is missing of a sweep: each trial apart from the others, so that none ends another, under its lease."""
 
-import os
-import signal
-import socket
 import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from ftjax.errors import UserError
 from ftjax.sweep.attempt import (
     BAD_INPUT,
     FREE,
     INTERRUPTED,
-    LOST,
     OUT_OF_MEMORY,
     PREEMPTED,
+    STUCK,
     Attempt,
     cause_of,
+    causes,
     claim,
     finish,
-    held,
+    keep,
     last_words,
     tail,
 )
-from ftjax.sweep.record import Record, read
+from ftjax.sweep.backend import Backend, Job
+from ftjax.sweep.record import Record, idle, read
 from ftjax.sweep.trial import Run
 
 GRACE = 30.0  # seconds from the first signal to the last
-
-
-class Job(Protocol):
-    """A process that a backend started."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """Its exit code once it is over."""
-
-    def send_signal(self, sig: int, /) -> None:
-        """Asks it to end; nothing where it has."""
-
-
-Start = Callable[[Run, Path], Job]  # (run, log file)
-
-
-def local(run: Run, log: Path) -> Job:
-    """`ftjax train` as a process of this machine, in a session of its own: a Ctrl-C reaches it through the sweep.
-
-    What one trial compiled serves the next of the same shapes (`compiled-<host>` in the sweep's folder).
-    """
-    command = [sys.executable, "-m", "ftjax", "train", *run.flags]
-    compiled = run.folder.parents[1] / f"compiled-{socket.gethostname()}"
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-    with log.open("w") as file:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**cache, **os.environ},
-        )  # fmt: skip
 
 
 class Sweeper:
     """Runs trials until all are done or given up.
 
     Args:
-      start: the backend.
-      jobs: processes at a time.
+      jobs: trials at a time; 0: all of them.
       retries: further attempts after a failure of any kind but bad input and lack of memory, which are final.
       preemptions: attempts that may end by SIGTERM (exit code 143) for nothing.
+      stuck_after: seconds without a step after which a running attempt is ended, a failure; 0: never.
       say: gets a line for each attempt that ends, and for each run that somebody else holds.
+      pause: seconds between two looks at the jobs; None: the backend's.
     """
 
     def __init__(
         self,
-        start: Start = local,
+        backend: Backend,
         *,
         jobs: int = 1,
         retries: int = 1,
         preemptions: int = 20,
+        stuck_after: float = 0,
         say: Callable[[str], None] = print,
-        pause: float = 0.5,
+        pause: float | None = None,
     ):
-        self.start, self.jobs, self.retries, self.preemptions = start, jobs, retries, preemptions
-        self.say, self.pause = say, pause
+        self.backend, self.jobs, self.retries, self.preemptions = backend, jobs, retries, preemptions
+        self.stuck_after, self.say, self.pause = stuck_after, say, backend.pause if pause is None else pause
         self._working: dict[Path, tuple[Run, Attempt, Job]] = {}
+        self._stuck: dict[Path, float] = {}  # when it was asked to end
         self._elsewhere: set[Path] = set()
         self._began = 0.0
 
@@ -102,16 +71,18 @@ class Sweeper:
         try:
             while len(over) < len(runs):
                 for run, attempt, job in list(self._working.values()):
-                    if (code := job.poll()) is not None:
-                        self._end(run, attempt, code)
+                    if (state := job.state()) == "gone":
+                        self._end(run, attempt, job.code())
+                    elif state == "running" and self.stuck_after:
+                        self._watch(run, attempt, job)
                 for run in runs:
                     if run.folder in over or run.folder in self._working:
                         continue
                     if self._is_over(record := read(run)):
                         over[run.folder] = record
-                    elif record.state == "running":
-                        self._wait(record)
-                    elif len(self._working) < self.jobs:
+                    elif record.state in ("running", "queued"):
+                        self._follow(record)
+                    elif not self.jobs or len(self._working) < self.jobs:
                         self._try(record)
                 if len(over) < len(runs):
                     time.sleep(self.pause)
@@ -122,59 +93,87 @@ class Sweeper:
     def _is_over(self, record: Record) -> bool:
         if record.state in ("done", "damaged"):
             return True
-        if record.state == "running":
+        if record.state in ("running", "queued"):
             return False
         # a new command is a new try: what ended before it does not count
-        causes = Counter(a.cause or LOST for a in record.attempts if a.started >= self._began)
-        failures = sum(count for cause, count in causes.items() if cause not in FREE)
-        final = causes[BAD_INPUT] or causes[OUT_OF_MEMORY]
-        return bool(final) or failures > self.retries or causes[PREEMPTED] > self.preemptions
+        mine = [a for a in record.attempts if (a.ended or a.started) >= self._began]
+        count = causes(record.run.folder, mine)
+        failures = sum(n for cause, n in count.items() if cause not in FREE)
+        final = count[BAD_INPUT] or count[OUT_OF_MEMORY]
+        return bool(final) or failures > self.retries or count[PREEMPTED] > self.preemptions
 
     def _try(self, record: Record) -> None:
         run = record.run
         number = record.attempts[-1].number + 1 if record.attempts else 1
-        if (attempt := claim(run.folder, number)) is None:
+        attempt = claim(run.folder, number, self.backend.name, self.backend.job(run, number))
+        if attempt is None:
             return  # another sweep was first
         try:
-            job = self.start(run, attempt.log(run.folder))
-        except OSError as error:
+            attempt, job = self.backend.submit(run, attempt)
+        except (OSError, subprocess.CalledProcessError) as error:
             finish(run.folder, attempt, None, "could not start")
-            raise UserError(f"cannot start {run.label} in {run.folder}: {error.strerror}") from None
+            why = error.strerror if isinstance(error, OSError) else f"{error.cmd[0]}: {(error.stderr or '').strip()}"
+            raise UserError(f"cannot start {run.label} in {run.folder}: {why}") from None
         self._working[run.folder] = run, attempt, job
-        self._working[run.folder] = run, held(run.folder, attempt, job.pid), job
+        keep(run.folder, attempt)
 
-    def _end(self, run: Run, attempt: Attempt, code: int, stopped: bool = False) -> None:
+    def _watch(self, run: Run, attempt: Attempt, job: Job) -> None:
+        asked = self._stuck.get(run.folder)
+        if asked is None and idle(run.folder, attempt) > self.stuck_after:
+            self._stuck[run.folder] = time.time()
+            job.end()
+        elif asked is not None and time.time() - asked > GRACE:
+            job.end(hard=True)
+
+    def _end(self, run: Run, attempt: Attempt, code: int | None, stopped: bool = False) -> None:
         del self._working[run.folder]
-        log = attempt.log(run.folder)
+        log, lines = attempt.log(run.folder), [line for log in attempt.logs(run.folder)[::-1] for line in tail(log)]
         record = read(run)
-        cause = "done" if record.state == "done" else INTERRUPTED if stopped else cause_of(code, tail(log))
+        cause = "done" if record.state == "done" else INTERRUPTED if stopped else cause_of(code, lines)
+        if self._stuck.pop(run.folder, None) and cause != "done":
+            cause = STUCK
         ended = finish(run.folder, attempt, code, cause)
+        cause = ended.cause or cause  # another sweep that watched the job may have been first
         if cause == "done":
             best = record.result["best"]
             value = "none" if best["value"] is None else f"{best['value']:.4g}"
             said = f"{best['metric']} {value}, {time.time() - ended.started:.0f} s"
         else:
-            said = f"attempt {attempt.number}{'' if cause in FREE else f': {last_words(log)}'} ({log})"
+            said = f"attempt {attempt.number}{'' if cause in FREE else f': {last_words(lines)}'} ({log})"
         self.say(f"{cause:<12} {run.label}: {said}")
+
+    def _follow(self, record: Record) -> None:
+        """A job of this backend is watched, whoever submitted it; what another one has is waited for."""
+        run, last = record.run, record.attempts[-1]
+        if not last.job or last.on != self.backend.name:
+            self._wait(record)
+            return
+        job = self.backend.find(run, last)
+        if last.submitting and job.state() == "gone":
+            return  # not there yet
+        self._working[run.folder] = run, last, job
 
     def _wait(self, record: Record) -> None:
         if record.run.folder not in self._elsewhere:
             self._elsewhere.add(record.run.folder)
             last = record.attempts[-1]
             self.say(
-                f"{'elsewhere':<12} {record.run.label}: held by {last.host}, process {last.processes[-1][0]};"
-                f" if that machine is gone, remove {last.file(record.run.folder)}"
+                f"{'elsewhere':<12} {record.run.label}: held by {last.where}; if that is gone, remove"
+                f" {last.file(record.run.folder)}"
             )
 
     def _stop(self) -> None:
         left = list(self._working.values())
+        if self.backend.lasting:
+            for run, attempt, _ in left:
+                self.say(f"{'goes on':<12} {run.label}: {attempt.where}")
+            return
         for _, _, job in left:
-            job.send_signal(signal.SIGTERM)
-        codes, deadline = [job.poll() for *_, job in left], time.time() + GRACE
-        while None in codes:
+            job.end()
+        deadline = time.time() + GRACE
+        while any(job.state() != "gone" for *_, job in left):
             time.sleep(0.05)
-            codes = [job.poll() for *_, job in left]
             for *_, job in left if time.time() > deadline else ():
-                job.send_signal(signal.SIGKILL)
-        for (run, attempt, _), code in zip(left, codes):  # only now: a full disk may keep it from being written
-            self._end(run, attempt, code or 0, stopped=True)
+                job.end(hard=True)
+        for run, attempt, job in left:  # only now: a full disk may keep it from being written
+            self._end(run, attempt, job.code(), stopped=True)

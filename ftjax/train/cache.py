@@ -16,8 +16,9 @@ from ftjax.distill.forward import VOCABULARY
 from ftjax.distill.objective import check_heads
 from ftjax.errors import UserError
 from ftjax.parallel.mesh import make_mesh, pad_rows, place, place_batch, rows_multiple
-from ftjax.train.build import build, load_data
+from ftjax.train.build import load_data
 from ftjax.train.fields import Fields
+from ftjax.train.restore import build
 from ftjax.train.teacher import compared, data_keys, label_counts, load_teacher
 
 

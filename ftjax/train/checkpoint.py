@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.files import write_json
+from ftjax.parallel.processes import is_first
 from ftjax.train.fields import leaves
 
 Tree = Any
@@ -47,6 +48,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
                   if theirs.get(k) != mine.get(k) and not k.startswith("mesh.")]  # fmt: skip
         if differ:
             raise UserError(f"{workdir} holds a run of another config: {', '.join(differ)}; take another --workdir")
+        return
+    if not is_first():
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,14 @@ import numpy as np
 
 
 class Clock:
-    """Counts examples and tokens between `start` and `stop`; totals go on across a resume."""
+    """Counts examples and tokens between `start` and `stop`; totals go on across a resume.
 
-    def __init__(self, totals: tuple[int, int, float, float] = (0, 0, 0.0, 0.0)):
+    Of several processes each sees a share of a batch's rows, and takes the rest to be like them.
+    """
+
+    def __init__(self, totals: tuple[int, int, float, float] = (0, 0, 0.0, 0.0), share: float = 1.0):
         self.examples, self.tokens, self.seconds, self.flops = totals
+        self._share = share
         self._since = self._compiling = 0.0
         self._window = (0, 0)
 
@@ -28,7 +32,7 @@ class Clock:
             of_first = segments if segments.ndim == 2 else segments[:, 0]  # of a group of sequences
             examples = int(of_first.max(1).sum())
             tokens = int((segments != 0).sum()) + int((batch.get("encoder_segment_ids", np.zeros(0)) != 0).sum())
-        self._window = (self._window[0] + examples, self._window[1] + tokens)
+        self._window = (self._window[0] + round(examples / self._share), self._window[1] + round(tokens / self._share))
         self.flops += flops
 
     def stop(self, compile_seconds: float) -> dict[str, float]:

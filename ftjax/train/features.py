@@ -1,14 +1,14 @@
 """Features of a frozen body, computed once: what a head-only run trains on."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ftjax.data.loader import Loader
-from ftjax.parallel.mesh import pad_rows, place_batch, rows_multiple
+from ftjax.parallel.mesh import place_batch, rows_here, rows_multiple
 from ftjax.train.build import Data, Parts
 
 
@@ -16,16 +16,18 @@ def with_features(parts: Parts, data: Data, variables: Any, mesh: Mesh) -> Data:
     """The split with batches of `features`, `labels`, `example`; every example goes through the body once."""
     features = parts.objective.features
     assert features is not None
-    body: Callable[..., jax.Array] = jax.jit(features)
-    order = Loader(
-        data.encoded, "buckets", 64, shuffle=False, window=50, max_length=max(s[1] for s in data.loader.shapes)
+    body = jax.jit(
+        lambda variables, batch: (batch["example"], features(variables, batch)),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
     )
+    order = Loader(
+        data.encoded, "buckets", 64, shuffle=False, window=50, max_length=max(s[1] for s in data.loader.shapes),
+        here=partial(rows_here, mesh), multiple=rows_multiple(mesh),
+    )  # fmt: skip
     table = np.zeros((len(data.encoded), parts.model.cfg.hidden_size), np.float32)
     for batch in order:
-        rows = len(batch["example"])
-        out = np.asarray(body(variables, place_batch(pad_rows(batch, rows_multiple(mesh)), mesh)))[:rows]
-        real = batch["example"] >= 0
-        table[batch["example"][real]] = out[real]
+        example, out = (np.asarray(x) for x in body(variables, place_batch(batch, mesh)))
+        table[example[example >= 0]] = out[example >= 0]
 
     def look_up(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         example = batch["example"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,23 +11,29 @@ from typing import Any
 from tqdm import tqdm
 
 from ftjax.files import write_text
+from ftjax.parallel.processes import is_first
 
 
 class Log:
-    """Writes rows `{"step": n, name: value}`; on resume, rows past the resumed step are dropped first."""
+    """Writes rows `{"step": n, name: value}`; on resume, rows past the resumed step are dropped first.
+
+    Of several processes the first writes files; all of them `say`.
+    """
 
     def __init__(
         self, workdir: Path, start: int, total: int, wandb_project: str, run_id: str, config: Mapping[str, Any]
     ):
         from tensorboardX import SummaryWriter  # its import is slow, and only a run needs it
 
-        path = workdir / "metrics.jsonl"
-        keep_rows(path, start)
+        path = workdir / "metrics.jsonl" if is_first() else Path(os.devnull)
+        if is_first():
+            keep_rows(path, start)
         self._file = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        purge = start + 1 if start else None
+        self._events = SummaryWriter(str(workdir), purge_step=purge, write_to_disk=is_first())
         self._bar = tqdm(total=total, initial=start, unit="step", disable=None, file=sys.stderr)
         self._wandb = None
-        if wandb_project:
+        if wandb_project and is_first():
             import wandb  # type: ignore[import-not-found]
 
             self._wandb = wandb.init(project=wandb_project, id=run_id, dir=workdir, config=dict(config), resume="allow")

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ftjax import tree
-from ftjax.errors import RunError, UserError
+from ftjax.errors import Preempted, RunError, UserError
 from ftjax.files import write_json
 from ftjax.kinds import require
 from ftjax.metrics import METRICS
-from ftjax.parallel.mesh import make_mesh, place, shardings
+from ftjax.parallel.mesh import make_mesh, place, rows_here, rows_multiple, shardings
+from ftjax.parallel.processes import Terminated, check_all_used, is_first
 from ftjax.train.build import features_are_fixed, load_data
 from ftjax.train.checkpoint import Checkpoints, claim
 from ftjax.train.clock import Clock
@@ -48,14 +49,18 @@ def train(config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, A
       UserError: anything wrong with the input, before the workdir is touched; a field that differs from `default` and
         that nothing in this run uses.
       RunError: a loss that is not finite; the last good state is saved.
+      Preempted: SIGTERM came once steps were being done; the state is saved.
     """
     f = Fields(config)
     mesh = make_mesh(f.mesh)
-    with jax.set_mesh(mesh):  # fused attention, which no compiler can cut, is spread over it by hand
-        return _train(f, mesh, config, default, workdir)
+    check_all_used(mesh)
+    with Terminated() as terminated, jax.set_mesh(mesh):  # fused attention is spread over the mesh by hand
+        return _train(f, mesh, config, default, workdir, terminated)
 
 
-def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _train(
+    f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workdir: Path, terminated: Terminated
+) -> dict[str, Any]:
     began, code = time.perf_counter(), commit()
 
     # What is asked for. Nothing is written until all of it is found right.
@@ -105,7 +110,8 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
         state, progress = restored
         batches.set_state(progress["data"])
     start = n = progress["step"]
-    keep_rows(workdir / "samples.jsonl", start)
+    if is_first():
+        keep_rows(workdir / "samples.jsonl", start)
     log = Log(workdir, start, steps, wandb, config_hash(config), config.to_dict())
     sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
     work = functools.cache(
@@ -119,13 +125,24 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
         log.say(f"resumed  at step {start}")
 
     # Steps.
-    key, clock, window = jax.random.key(f.seed), Clock(progress["clock"]), []
+    key, window = jax.random.key(f.seed), progress.pop("window", [])
+    rows = rows_multiple(mesh)
+    clock = Clock(progress["clock"], share=len(range(rows)[rows_here(mesh, rows)]) / rows)
     mean_length = float(data.encoded.lengths.mean())
     metric = parts.metrics[0]
     stream = device_batches(batches, mesh, f.micro_batches)
     final = progress.get("metrics", {})
+    terminated.listen()
     clock.start(step.seconds)
     while n < steps and not (patience and progress["since_best"] >= patience):
+        if terminated(n):
+            kept = {"window": [numbers(one) for one in window], "wall": progress["wall"] + time.perf_counter() - began}
+            clock.stop(step.seconds)
+            kept |= {"step": n, "data": batches.get_state(), "clock": clock.totals}
+            checkpoints.save(n, state, progress | kept, best=False)
+            checkpoints.close()
+            log.close()
+            raise Preempted(f"SIGTERM: the state is saved at step {n}; the same command goes on")
         if profile_steps and n == start + 2:
             jax.profiler.start_trace(str(workdir / "profile"))
         host, batch = next(stream)
@@ -134,7 +151,7 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
         has_gradient = metrics.pop("has_gradient")
         if n == 1:
             log.say(gradient_report(state["train"], np.asarray(has_gradient)))
-        clock.count(host, mean_length, work(*batch_shape(host)))
+        clock.count(host, mean_length, work(*batch_shape(batch)))
         window.append(metrics)
         if profile_steps and n == start + 2 + profile_steps:
             jax.block_until_ready(state)
@@ -162,8 +179,9 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
             final = {name: found.value for name, found in scored.items()}
             log.write(n, {f"eval/{name}": value for name, value in final.items()})
             log.say(f"step {n}: " + ", ".join(f"{name} {value:.4g}" for name, value in final.items()))
-            with (workdir / "samples.jsonl").open("a") as file:
-                file.writelines(json.dumps({"step": n, **sample}) + "\n" for sample in samples[:SAMPLES])
+            if is_first():
+                with (workdir / "samples.jsonl").open("a") as file:
+                    file.writelines(json.dumps({"step": n, **sample}) + "\n" for sample in samples[:SAMPLES])
             better = improves(final[metric], progress["best"], metric)
             progress |= {"step": n, "data": batches.get_state(), "clock": clock.totals, "metrics": final}
             progress |= {"since_best": 0 if better else progress["since_best"] + 1}
@@ -193,7 +211,8 @@ def _train(f: Fields, mesh: Mesh, config: ConfigDict, default: ConfigDict, workd
         "seed": f.seed,
         "wall_seconds": progress["wall"],
     }
-    write_json(workdir / "result.json", result)
+    if is_first():
+        write_json(workdir / "result.json", result)
     return result
 
 
@@ -202,8 +221,8 @@ def mean_of(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
     return numbers(jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs).astype(jnp.float32)), *window))
 
 
-def batch_shape(batch: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-    """(rows, tokens, labelled positions, an encoder's tokens) of a host batch; no tokens where it holds features."""
+def batch_shape(batch: Mapping[str, jax.Array]) -> tuple[int, ...]:
+    """(rows, tokens, labelled positions, an encoder's tokens) of a batch; no tokens where it holds features."""
     if "input_ids" not in batch:
         return len(batch["labels"]), 0
     ids = batch["input_ids"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 import ftjax
 from configs.default import get_config
 from ftjax import tree
-from ftjax.errors import RunError, UserError
+from ftjax.errors import Preempted, RunError, UserError
 from ftjax.train import loop
 from ftjax.train.checkpoint import read_best
 from ftjax.train.loop import train
@@ -138,6 +139,28 @@ def test_a_run_that_was_killed_ends_as_the_one_that_was_not(configure, text_run,
     assert not (tmp_path / "result.json").exists()
     train(config, default, tmp_path)
     assert "resumed  at step" in capfd.readouterr().err
+    same_run(tmp_path, text_run[0])
+
+
+@pytest.mark.parametrize("at", [1, 6, 7])  # before a row, at an evaluation, within a window
+def test_a_run_that_was_terminated_saves_and_goes_on(configure, text_run, tmp_path, monkeypatch, at):
+    config, default = configure("text", "lora", **TEXT)
+    plain = loop.device_batches
+
+    def until_terminated(*args):
+        for n, pair in enumerate(plain(*args), start=1):
+            if n == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert n <= at
+            yield pair
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "device_batches", until_terminated)
+        with pytest.raises(Preempted, match=f"step {at}"):
+            train(config, default, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert not (tmp_path / "result.json").exists()
+    train(config, default, tmp_path)
     same_run(tmp_path, text_run[0])
 
 
