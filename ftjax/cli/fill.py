@@ -73,7 +73,6 @@ def _of_model(name: str) -> Filler:
 
 
 def _of_run(workdir: Path) -> Filler:
-    import numpy as np
 
     from ftjax.decode.generate import room
     from ftjax.models.transformer import MASKED
@@ -86,13 +85,9 @@ def _of_run(workdir: Path) -> Filler:
     params, around = parts.variables["params"], parts.around
     adapters = parts.method.expand(parts.variables["adapters"], params)
 
-    def wrap(tokens: list[int]) -> list[int]:
-        start, end = around.edges(np.asarray(tokens), None)  # type: ignore[union-attr]
-        return [*tokens[:start], *around.before, *tokens[start:end], *around.after, *tokens[end:]]  # type: ignore
-
     most = room(parts.model, adapters, 0) - (around.size if around else 0)
     return Filler(
-        parts.model, {"params": params, "adapters": adapters}, parts.tokenizer, wrap if around else list, most
+        parts.model, {"params": params, "adapters": adapters}, parts.tokenizer, around.closed if around else list, most
     )
 
 

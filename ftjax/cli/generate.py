@@ -143,7 +143,8 @@ def load(name: str, is_run: bool) -> Start:
     f, parts = load_run(Path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
-    wrap = parts.around.prompt if parts.around else list
+    around = parts.around
+    wrap = list if around is None else around.prompt if parts.model.cfg.encoder is None else around.closed
     start = parts.setting.decoder_start
     chat = {"template": f.task.chat_template, "system": f.task.system} if f.task.name == "chat" else {}
     return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start, chat)

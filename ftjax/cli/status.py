@@ -1,4 +1,7 @@
-"""ftjax status --workdir=SWEEP: each trial's state, step, age of its last progress, attempts, process and log."""
+"""ftjax status --workdir=SWEEP: each trial's state, step, age of its last progress, attempts by cause, job and log.
+
+A job is `slurm 12`, or of this machine host:process. What a scheduler says is not asked: `ftjax sweep` does.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -15,7 +18,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Prints a table, what is damaged, and a count by state."""
-    from ftjax.sweep.attempt import LOST
+    from ftjax.sweep.attempt import causes
     from ftjax.sweep.record import read
     from ftjax.sweep.render import text_table
     from ftjax.sweep.workdir import open_sweep
@@ -28,13 +31,12 @@ def main(values: flags.FlagValues) -> None:
     for record in records:
         (step, age), last = record.progress, record.attempts[-1] if record.attempts else None
         total = record.result.get("steps") or record.run.config["steps"] or "?"
-        causes = Counter(a.cause or ("running" if a.alive else LOST) for a in record.attempts)
         rows.append([
             record.run.label, record.state, f"{step}/{total}", "" if age is None else _ago(age),
-            ", ".join(f"{count} {cause}" for cause, count in causes.items()),
-            f"{last.host}:{last.processes[-1][0]}" if last else "", str(last.log(record.run.folder)) if last else "",
+            ", ".join(f"{count} {cause}" for cause, count in causes(record.run.folder, record.attempts).items()),
+            last.where if last else "", str(last.log(record.run.folder)) if last else "",
         ])  # fmt: skip
-    print(text_table(("trial", "state", "step", "progress", "attempts", "process", "log"), rows))
+    print(text_table(("trial", "state", "step", "progress", "attempts", "job", "log"), rows))
     for record in records:
         if record.problem:
             print(f"damaged: {record.run.label}: {record.problem}")

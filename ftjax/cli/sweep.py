@@ -2,10 +2,13 @@
 
 Each trial is a process; a failed one ends no other. The same command goes on after an interruption, and two of them on
 one folder share the work. Overrides are for all trials: --config.model.path=DIR --config.task.data=DIR.
+
+--on=slurm|gke|tpu_vm (a file of launch/) submits each missing trial as a job, with --launch.field=value for that
+backend's fields, and watches them; its jobs go on without it. --dry_run prints what would be submitted.
 """
 
+import importlib
 import re
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -26,13 +29,17 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_enum("scale", "nano", SCALES, "shipped models, local ones, or the paper's recipe", flag_values=values)
     flags.DEFINE_string("workdir", None, "the sweep's folder", flag_values=values)
     flags.DEFINE_string("config", "configs/default.py", "the config file of all trials", flag_values=values)
-    flags.DEFINE_integer("jobs", 1, "trials at a time", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("on", "local", "where trials run: local, or a file of launch/", flag_values=values)
+    flags.DEFINE_integer("jobs", None, "trials at a time; by default 1, of jobs all", 1, flag_values=values)
     flags.DEFINE_integer("retries", 1, "attempts after a failure", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("preemptions", 20, "attempts that SIGTERM may end", lower_bound=0, flag_values=values)
+    flags.DEFINE_float(
+        "stuck_after", 7200, "seconds without a new row after which a trial is ended; 0: never", 0, flag_values=values
+    )
     flags.DEFINE_bool("dry_run", False, "say what would run, and run nothing", flag_values=values)
     flags.DEFINE_bool("strict_code", False, "results by other code are an error", flag_values=values)
     for name in dict.fromkeys(_overrides(argv)):
-        flags.DEFINE_string(name, None, "a field of all trials", flag_values=values)
+        flags.DEFINE_string(name, None, "a field of all trials, or of the backend", flag_values=values)
 
 
 def main(values: flags.FlagValues, *experiment: str) -> None:
@@ -46,6 +53,8 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     if not experiment or not get("workdir"):
         raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
     overrides = [f"--{name}={get(name)}" for name in values if name.startswith("config.")]
+    given = {name.removeprefix("launch."): get(name) for name in values if name.startswith("launch.")}
+    backend = _backend(get("on"), given, get("preemptions"))
     sweep = plan(experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
     records = [read(run) for run in sweep.runs]
     if get("strict_code"):
@@ -54,10 +63,16 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
         check_code(records, commit())
     if get("dry_run"):
         for record in records:
-            print(f"{record.state:<8} {record.run.label}: ftjax train {shlex.join(record.run.flags)}")
+            number = record.attempts[-1].number + 1 if record.attempts else 1
+            left = record.state in ("waiting", "stale", "failed")
+            rest = f": {backend.render(record.run, number)}" if left else ""
+            print(f"{record.state:<8} {record.run.label}{rest}")
         return
     claim(sweep, get("config"))
-    sweeper = Sweeper(jobs=get("jobs"), retries=get("retries"), preemptions=get("preemptions"))
+    sweeper = Sweeper(
+        backend, jobs=get("jobs") or int(not backend.lasting), retries=get("retries"), preemptions=get("preemptions"),
+        stuck_after=get("stuck_after"),
+    )  # fmt: skip
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started, as a Ctrl-C does
     try:
         records = sweeper(sweep.runs)
@@ -75,4 +90,18 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
 
 
 def _overrides(argv: list[str]) -> list[str]:
-    return [found[1] for arg in argv if (found := re.match(r"--(config\.[\w.]+)=", arg))]
+    return [found[1] for arg in argv if (found := re.match(r"--((?:config|launch)\.[\w.]+)=", arg))]
+
+
+def _backend(on: str, given: dict[str, str], preemptions: int) -> Any:
+    from ftjax.sweep.backend import Local, make
+
+    if on == "local":
+        return make(Local, given, on)
+    try:
+        module = importlib.import_module(f"launch.{on}")  # as configs, of the folder that one runs from
+        kind = module.BACKEND
+    except (ModuleNotFoundError, AttributeError):
+        there = sorted(path.stem for path in Path("launch").glob("*.py") if "BACKEND = " in path.read_text())
+        raise UserError(f"--on={on}: no backend of ./launch; there are {', '.join(['local', *there])}") from None
+    return make(kind, {"preemptions": str(preemptions)} | given, on)

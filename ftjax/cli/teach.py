@@ -88,10 +88,11 @@ def main(values: flags.FlagValues) -> None:
 def _write_cache(f: Any, values: flags.FlagValues, output: Path) -> None:
     from ftjax.train.cache import write_cache
 
+    get: Any = lambda name: values[name].value  # noqa: E731
     own = [f.distill.temperature] if "temperature" in f.distill else []
-    temperatures = list(dict.fromkeys(map(float, [1, *own, *values["temperatures"].value])))
-    k = STORED if values["top_k"].value is None else values["top_k"].value
-    made = write_cache(f, output, k=k, temperatures=temperatures, dtype=values["dtype"].value)
+    temperatures = list(dict.fromkeys(map(float, [1, *own, *get("temperatures")])))
+    k = STORED if get("top_k") is None else get("top_k")
+    made = write_cache(f, output, k=k, temperatures=temperatures, dtype=get("dtype"))
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     print(f"{output}: {made.done:,} examples, {size / 1e6:.3g} MB")
 

@@ -26,10 +26,16 @@ class Around(NamedTuple):
 
     def prompt(self, tokens: Sequence[int]) -> list[int]:
         """A prompt to continue, with them."""
-        start = self._start(tokens)
+        start = self.start(tokens)
         return [*tokens[:start], *self.before, *tokens[start:], *self.after]
 
-    def _start(self, tokens: Sequence[int] | np.ndarray) -> int:
+    def closed(self, tokens: Sequence[int]) -> list[int]:
+        """A whole text, as encoders read it, with them: a closing special token stays last."""
+        start, end = self.edges(np.asarray(tokens), None)
+        return [*tokens[:start], *self.before, *tokens[start:end], *self.after, *tokens[end:]]
+
+    def start(self, tokens: Sequence[int] | np.ndarray) -> int:
+        """Where what comes before the text goes."""
         return int(self.inside and len(tokens) > 0 and int(tokens[0]) in self.opening)
 
     def edges(self, tokens: np.ndarray, labels: np.ndarray | None) -> tuple[int, int]:
@@ -37,7 +43,7 @@ class Around(NamedTuple):
         closing special token."""
         closed = int(len(tokens) > 0 and int(tokens[-1]) in self.closing)
         end = len(tokens) - closed if labels is None else int(np.argmax(labels != IGNORED))
-        return min(self._start(tokens), end), end
+        return min(self.start(tokens), end), end
 
 
 def around(before: Sequence[int], after: Sequence[int], inside: bool, tokenizer: Any) -> Around:
@@ -54,6 +60,7 @@ def insert(encoded: Encoded, pieces: Around, chunked: bool) -> Encoded:
     Raises:
       UserError: something after the text where the examples are chunks of documents, all of whose tokens are predicted.
     """
+    chunked = chunked and encoded.by == "next"  # else a chunk has special tokens, as any text
     if chunked and pieces.after:
         raise UserError("method.template: this task has no prompt that ends before its answer; put all before {text}")
     if encoded.source is not None:
@@ -66,7 +73,7 @@ def insert(encoded: Encoded, pieces: Around, chunked: bool) -> Encoded:
     for start, end in zip(encoded.offsets[:-1], encoded.offsets[1:]):
         mine = {name: values[start:end] for name, values in aligned.items()}
         tokens, labels = mine["tokens"], mine.get("labels") if encoded.by == "next" else None
-        first, last = (0, 0) if chunked else pieces.edges(tokens, labels)
+        first, last = (pieces.start(tokens), 0) if chunked else pieces.edges(tokens, labels)
         where = [first] * len(pieces.before) + [max(first, last)] * len(pieces.after)
         for name, values in mine.items():
             new = {"tokens": added, "labels": IGNORED, "token_type_ids": values[np.minimum(where, len(values) - 1)]}

@@ -37,7 +37,7 @@ class Format(NamedTuple):
         name: of the template, for messages.
         template: Jinja text; None for the tokenizer's own.
         system: what the system says first where a conversation has no such message; '' for nothing.
-        learn: the assistant's turns that are learned where a conversation flags none itself: all, or the last.
+        learn: the assistant's turns that are learned: all (of a conversation that flags some, those), or the last.
     """
 
     tokenizer: Any

@@ -12,13 +12,14 @@ from ftjax.data.tasks.task import Labelled, Marked, Scored, Text
 from ftjax.errors import UserError
 
 BATCH = 1000  # texts per call of the tokenizer
+JOIN = "\n"  # between the two texts of a pair, for a decoder
 
 
 def _batches(n: int) -> Iterator[range]:
     return (range(start, min(start + BATCH, n)) for start in range(0, n, BATCH))
 
 
-def _bos(tokenizer: Any) -> list[int]:
+def bos_of(tokenizer: Any) -> list[int]:
     """The bos that the tokenizer itself would put first, if any."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
@@ -39,7 +40,7 @@ def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) ->
     Raises:
         UserError: too long, a token that spans prompt and completion, no label, or a wrong eos.
     """
-    bos = _bos(tokenizer)
+    bos = bos_of(tokenizer)
     for batch in _batches(len(texts)):
         marked = [_marked(texts[i]) for i in batch]
         encoding = tokenizer(
@@ -137,25 +138,23 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
 
 
 def encode_text_chunks(texts: Sequence[Text], tokenizer: Any, out: Collector) -> Encoded:
-    """Cuts documents into chunks of max_length + 1 tokens without overlap.
+    """Cuts documents into chunks of max_length + 1 tokens, each beginning with the last token of the one before.
 
-    A chunk gives max_length inputs and as many labels, prompt and completion alike. A document's
-    last chunk may be shorter; one of a single token, which predicts nothing, is left out. `rows`
-    holds the document's index.
+    A chunk gives max_length inputs and as many labels, prompt and completion alike: every token of a document but its
+    first is predicted once. A document's last chunk may be shorter. `rows` holds the document's index.
 
     Raises:
         UserError: no document has two tokens.
     """
-    bos = _bos(tokenizer)
+    bos = bos_of(tokenizer)
     for row, text in enumerate(texts):
         ids = tokenizer(text.prompt + text.completion, add_special_tokens=False, verbose=False)["input_ids"]
         tokens = np.asarray(ids if ids[:1] == bos else bos + ids, np.int32)
-        for start in range(0, len(tokens) - 1, out.max_length + 1):
+        for start in range(0, len(tokens) - 1, out.max_length):
             chunk = tokens[start : start + out.max_length + 1]
-            if len(chunk) > 1:
-                labels = chunk.copy()
-                labels[0] = IGNORED
-                out.add(row, [chunk], labels)
+            labels = chunk.copy()
+            labels[0] = IGNORED
+            out.add(row, [chunk], labels)
     return out.encoded("next", tokenizer.pad_token_id)
 
 
@@ -202,6 +201,14 @@ def class_of(label: int | str, classes: Sequence[str], where: str) -> int:
     return index
 
 
+def score_of(score: float, bounds: Sequence[float], where: str) -> float:
+    """The score; UserError where it is outside the bounds."""
+    low, high = bounds
+    if not low <= score <= high:
+        raise UserError(f"{where}: the score {score} is outside task.bounds=({low}, {high}); mend one of them")
+    return score
+
+
 def _number_of(text: Scored, where: str) -> float:
     if not math.isfinite(text.score):
         raise UserError(f"{where}: the score is {text.score}; it must be a finite number")
@@ -220,7 +227,11 @@ def pieces(
 
     A tokenizer without cls and sep (a decoder's) gives bos if it adds one, the text (a pair's two
     texts joined by a newline), and eos if it has one, so that the last real token is eos; no types.
-    With `max_length` the start of the text is kept, and the special tokens.
+    With `max_length` the start of the text is kept, of a pair the starts of both as `level` says, and the special
+    tokens, the newline between two texts among them.
+
+    Raises:
+        UserError: a max_length without room for text.
     """
     return (_with_types if is_encoder(tokenizer) else _for_decoder)(texts, tokenizer, max_length)
 
@@ -246,8 +257,33 @@ def _with_types(
 def _for_decoder(
     texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None
 ) -> list[tuple[list[int], list[int]]]:
-    joined = [first if second is None else f"{first}\n{second}" for first, second in texts]
-    bos, eos = _bos(tokenizer), [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    encoding = tokenizer(joined, add_special_tokens=False, verbose=False)
-    room = None if max_length is None else max_length - len(bos) - len(eos)
-    return [(bos + ids[:room] + eos, []) for ids in encoding["input_ids"]]
+    joined = [first if second is None else f"{first}{JOIN}{second}" for first, second in texts]
+    bos, eos = bos_of(tokenizer), [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    encoding = tokenizer(joined, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    out = encoding["input_ids"]
+    if max_length is not None:
+        room = max_length - len(bos) - len(eos)
+        if room < 1:
+            raise UserError(f"task.max_length={max_length}: no room beside bos and eos; raise it")
+        parts = zip(texts, out, encoding["offset_mapping"])
+        out = [_cut_pair(ids, spans, len(text[0]), room) for text, ids, spans in parts]
+    return [(bos + ids + eos, []) for ids in out]
+
+
+def _cut_pair(ids: list[int], spans: list[tuple[int, int]], size: int, room: int) -> list[int]:
+    """The starts of what is before and after the `JOIN` that follows `size` characters, `room` tokens at most; of one
+    text, its start."""
+    if len(ids) <= room:
+        return ids
+    first = sum(end <= size for _, end in spans)
+    second = sum(start >= size + len(JOIN) for start, _ in spans)
+    between = len(ids) - first - second
+    kept = level(first, second, max(room - between, 0))
+    return (ids[: kept[0]] + ids[first : first + between + kept[1]])[:room]
+
+
+def level(first: int, second: int, most: int) -> tuple[int, int]:
+    """How much of two texts is kept where `most` in all is, less than there is: the longer is cut to the other's
+    length, then both alike, as tokenizers' 'longest_first' does."""
+    less = min(first, second, most // 2)
+    return (less, most - less) if first <= second else (most - less, less)

@@ -116,7 +116,13 @@ class Collector:
         return False
 
     def add(self, row: int, sequences: Sequence[Any], labels: Any = None, **extras: Sequence[Any]) -> None:
-        """One example: its sequences of ids, its labels, and per sequence what is aligned with its tokens."""
+        """One example: its sequences of ids, its labels, and per sequence what is aligned with its tokens.
+
+        Raises:
+            UserError: a sequence without a token.
+        """
+        if any(len(tokens) == 0 for tokens in sequences):
+            raise UserError(f"{self.place(row)}: the text gives no token; give it words")
         self._sequences += [np.asarray(tokens, np.int32) for tokens in sequences]
         for name, values in extras.items():
             self._extras.setdefault(name, []).extend(np.asarray(x, np.int32) for x in values)
@@ -130,8 +136,10 @@ class Collector:
             UserError: nothing was.
         """
         if not self._rows:
-            first = f"; the first bad row: {self.bad.messages[0]}" if self.bad.messages else ""
-            raise UserError(f"no example left: {self.dropped} dropped at max_length {self.max_length}{first}")
+            bad = self.bad.messages
+            reasons = [f"{self.dropped} dropped at max_length {self.max_length}"] if self.dropped else []
+            reasons += [f"the first bad row is {bad[0]}"] if bad else []
+            raise UserError(f"no example left: {'; '.join(reasons) or 'there was none'}")
         labels = {
             "none": lambda: np.zeros(0, np.int32),
             "row": lambda: np.asarray(self._labels, dtype),

@@ -128,14 +128,18 @@ class Loader(grain.IterDataset[Arrays]):
         return tuple((rows, *shape) for shape in self._shapes.values())
 
     @cached_property
+    def _first(self) -> list[plans.Batch]:
+        return self.plan(0)
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Batches in epoch 0."""
-        return len(self.plan(0))
+        return len(self._first)
 
     @cached_property
     def fill(self) -> float:
         """Real tokens over slots in epoch 0."""
-        plan = self.plan(0)
+        plan = self._first
         examples = np.concatenate([row for batch in plan for row in batch.rows if row])
         shapes = [self._shapes[batch.length] for batch in plan]
         slots = sum(self.rows * (self._encoded.group * shape.length + shape.source) for shape in shapes)

@@ -20,10 +20,12 @@ class Write(NamedTuple):
     """Asks the model: `write(indices of encoded examples)` is what it writes after their prompts.
 
     limit: how many answers are wanted; None for all.
+    scored: whether they are for metrics, not samples to look at.
     """
 
     answers: Callable[[Sequence[int]], list[str]]
     limit: int | None
+    scored: bool
 
     def __call__(self, examples: Sequence[int]) -> list[str]:
         return self.answers(examples)
@@ -62,6 +64,7 @@ class Kind(NamedTuple):
     score: (setting, examples, encoded, found, write) -> Result; `examples[encoded.rows[i]]` is the i-th encoded one's.
       None where the objective's sums are all there is to say.
     params: (setting, parameters, key) -> parameters with what the kind adds to the model's own.
+    cuts: whether long texts become several examples, so that none is over the length.
     packs: whether several examples may share a row.
     writes: whether generated text may be scored.
     ends: setting -> tokens that end what is written, beside eos.
@@ -75,6 +78,7 @@ class Kind(NamedTuple):
     objective: Callable[[Setting], Objective]
     score: Callable[[Setting, list[Any], Encoded, Found, Write], Result] | None = None
     params: Callable[[Setting, Any, jax.Array], Any] = lambda setting, params, key: params
+    cuts: bool = False
     packs: bool = False
     writes: bool = False
     ends: Callable[[Setting], tuple[int, ...]] = lambda setting: ()

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftjax.data.encode import class_of
+from ftjax.data.encode import bos_of, class_of
 from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.tasks.task import Choices, Labelled, Text
 from ftjax.data.templates import fill, template_of
@@ -13,10 +13,11 @@ from ftjax.errors import UserError
 from ftjax.kinds import lm
 from ftjax.kinds.base import Found, Kind, Result, Setting, Write, measures_of, require
 from ftjax.kinds.classification import texts_of
-from ftjax.kinds.gap import at_gap
+from ftjax.kinds.gap import MASK, at_gap
 from ftjax.kinds.shots import shots
 from ftjax.metrics import measure
 
+NOTHING = "the tokenizer has neither bos nor eos to predict an option's start"
 NORMALISE = ("tokens", "characters", "none")
 
 
@@ -47,29 +48,49 @@ def asked(setting: Setting, example: Choices | Labelled, where: str) -> Asked:
 
 def encode(setting: Setting, examples: list[Any], out: Collector, training: bool) -> Encoded:
     """To train, the prompt and its right option; otherwise the prompt with each of its options, one after another, as
-    encoded examples that share a row. Labels are an option's tokens. `task.shots` solved examples stand before.
+    encoded examples that share a row. Labels are an option's tokens. `task.shots` solved examples stand before; where
+    there is no prompt at all, bos does, else eos.
 
     An example of which an option is too long is left out whole, 'truncate' or 'drop'.
 
     Raises:
-      UserError: too long, a label outside the classes, a prompt without text.
+      UserError: too long, a label outside the classes, a prompt without text where there is neither bos nor eos.
     """
     task = setting.f.task
     require("task.normalise", task.normalise, task.normalise in NORMALISE, ", ".join(NORMALISE))
     before = shots(setting, lambda one: _solved(asked(setting, one, "a training example")))
-    texts, rows = [], []
+    opening, texts, rows = _opening(setting, examples), [], []
     for row, example in enumerate(examples):
         with out.bad:
             prompt, options, label = asked(setting, example, out.place(row))
             prompt = before(example) + prompt
             if not prompt.strip():
-                raise UserError(f"{out.place(row)}: no prompt, and nothing predicts an option's start; give it text")
+                if opening is None:
+                    raise UserError(f"{out.place(row)}: no prompt, and {NOTHING}; give it text")
+                prompt = opening
             for option in (options[label],) if training else options:
                 texts.append(Text(prompt, option))
                 rows.append(row)
     inner = Collector(2**31, where=[out.place(row) for row in rows], bad=out.bad)
     flat = lm.encode_texts(setting, texts, inner, training)
     return _whole(flat, np.asarray(rows)[flat.rows], np.bincount(rows, minlength=len(examples)), out)
+
+
+def _opening(setting: Setting, examples: list[Any]) -> str | None:
+    """What stands in for a prompt that is not there, '' where the tokenizer itself puts something first; None where
+    there is nothing.
+
+    Raises:
+      UserError: there is nothing, and no prompt by the template.
+    """
+    tokenizer = setting.tokenizer
+    own = tokenizer("")["input_ids"] if setting.model.cfg.encoder is not None else bos_of(tokenizer)
+    opening = "" if own else tokenizer.bos_token or tokenizer.eos_token
+    if opening is None and not setting.f.task.shots and any(isinstance(example, Labelled) for example in examples):
+        text = template_of(setting.f.task, setting.classes).text
+        if not at_gap(text).before.strip():
+            raise UserError(f"task.template={text!r}: no text before {MASK}, and {NOTHING}; put some there")
+    return opening
 
 
 def _solved(one: Asked) -> str:

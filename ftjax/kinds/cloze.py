@@ -1,5 +1,7 @@
 """The word in a gap: facts that a model knows (LAMA, Petroni et al. 2019), and P-tuning's task (Liu et al. 2021)."""
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.tasks.task import Cloze
 from ftjax.errors import UserError
 from ftjax.kinds.base import Found, Kind, Result, Setting, Write
-from ftjax.kinds.gap import MASK, check_ends, head, is_masked, tokens_of, up_to_gap
+from ftjax.kinds.gap import MASK, check_ends, head, is_masked, raised, tokens_of, up_to_gap
 from ftjax.metrics import measure
 from ftjax.objectives.base import Objective
 from ftjax.objectives.words import cloze
@@ -27,12 +29,18 @@ def candidates(setting: Setting) -> dict[int, str] | None:
     """
     if not setting.classes:
         return None
-    found: dict[int, str] = {}
-    for word, ids in zip(setting.classes, tokens_of(setting.classes, SPACE, setting.tokenizer)):
-        if len(ids) == 1:
-            found.setdefault(ids[0], word)
+    found = _single(setting.classes, setting.tokenizer)
     if not found:
         raise UserError(f"task.vocab_file: none of its words is one token of {setting.f.model.path}; take another")
+    return found
+
+
+@lru_cache(maxsize=1)  # encoding, the objective and each evaluation ask for it
+def _single(words: tuple[str, ...], tokenizer: Any) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for word, ids in zip(words, tokens_of(words, SPACE, tokenizer)):
+        if len(ids) == 1:
+            found.setdefault(ids[0], word)
     return found
 
 
@@ -47,9 +55,14 @@ def encode(setting: Setting, examples: list[Cloze], out: Collector, training: bo
     known = candidates(setting)
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
+        where = [out.place(row) for row in range(start, start + len(chunk))]
         answers = tokens_of([example.answer for example in chunk], SPACE, tokenizer)
-        for row, (example, ids, answer) in enumerate(zip(chunk, _asked(setting, chunk, masked), answers), start):
+        asked = _asked(setting, chunk, masked, where)
+        for row, (example, found, answer) in enumerate(zip(chunk, asked, answers), start):
             with out.bad:
+                if not masked:
+                    check_ends(example.text, f"{out.place(row)}: text")
+                ids = raised(found)
                 _check(setting, example, answer, known, out.place(row))
                 gap = np.asarray(ids) == tokenizer.mask_token_id
                 if masked and gap.sum() != 1:
@@ -62,14 +75,12 @@ def encode(setting: Setting, examples: list[Cloze], out: Collector, training: bo
     return out.encoded("row", tokenizer.pad_token_id)
 
 
-def _asked(setting: Setting, examples: list[Cloze], masked: bool) -> list[list[int]]:
+def _asked(setting: Setting, examples: list[Cloze], masked: bool, where: list[str]) -> Sequence[list[int] | UserError]:
     if masked:
         texts = [(example.text.replace(MASK, setting.tokenizer.mask_token), None) for example in examples]
         return [ids for ids, _ in pieces(texts, setting.tokenizer)]
-    for example in examples:
-        check_ends(example.text, "the text ")
     prompts = [example.text.split(MASK)[0].removesuffix(SPACE) for example in examples]
-    return up_to_gap(prompts, SPACE + examples[0].answer, setting.tokenizer, [repr(prompt) for prompt in prompts])
+    return up_to_gap(prompts, SPACE + examples[0].answer, setting.tokenizer, where)
 
 
 def _check(setting: Setting, example: Cloze, answer: list[int], known: dict[int, str] | None, where: str) -> None:

@@ -1,8 +1,10 @@
 """Examples of the training split: a few of each class to train on, and ones to show beside a text."""
 
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -18,6 +20,8 @@ from ftjax.objectives.body import pooled
 
 ANSWERS = ("id", "label", "score", "completion", "answers", "answer")  # fields that say what is right
 LONGEST = 128  # tokens of a text whose vector is taken
+# the vectors of texts, as long as what reads a run's training split: its splits show examples of one pool
+_VECTORS: WeakKeyDictionary[Any, dict[str, np.ndarray]] = WeakKeyDictionary()
 
 
 def asks(example: Any) -> tuple[Any, ...]:
@@ -81,7 +85,7 @@ def pool(setting: Setting) -> Pool:
 def draws(setting: Setting, there: Pool, names: Sequence[str], queries: Sequence[Any], training: bool) -> Iterator[Any]:
     """For each query `task.train_draws` or `task.test_draws` draws `[n, C]`: the index of one demonstration a class,
     never one that asks what the query asks. With `task.demonstration_encoder`, from the half of each class whose
-    vectors are nearest to the query's.
+    vectors are nearest to the query's. They depend on `seed` and on what the query asks, not on its row.
 
     Raises:
       UserError: a class with no other example.
@@ -99,25 +103,29 @@ def draws(setting: Setting, there: Pool, names: Sequence[str], queries: Sequence
         same[asks(example)].append(i)
     near = _nearest(setting, there, queries) if f.task.demonstration_encoder else None
     limit = max(int(len(there.examples) // len(names) * 0.5), 1)
-    for row, query in enumerate(queries):
+    for query in queries:
         own, chosen = same.get(asks(query), []), []
-        rng = np.random.default_rng([f.seed, int(training), row])
+        rng = np.random.default_rng([f.seed, int(training), zlib.crc32(repr(asks(query)).encode())])
+        cosines = near and near(query)
         for name, group in zip(names, there.groups):
             others = group[~np.isin(group, own)]
             if not len(others):
                 raise UserError(f"task.demonstrations=1: class '{name}' has no other example to show; add some")
-            if near is not None:
-                others = others[np.argsort(-near(row)[others], kind="stable")[:limit]]
+            if cosines is not None and len(others) > limit:
+                others = np.sort(others[np.argpartition(-cosines[others], limit)[:limit]])
             chosen.append(rng.choice(others, count))
         yield np.stack(chosen, 1)
 
 
-def _nearest(setting: Setting, there: Pool, queries: Sequence[Any]) -> Any:
-    """row -> cosines `[n]` of that query with the examples of the pool."""
-    path = setting.f.task.demonstration_encoder
-    own = vectors(path, [_text(query) for query in queries])
-    others = vectors(path, [_text(example) for example in there.examples])
-    return lambda row: others @ own[row]
+def _nearest(setting: Setting, there: Pool, queries: Sequence[Any]) -> Callable[[Any], np.ndarray]:
+    """query -> cosines `[n]` with the examples of the pool."""
+    known = _VECTORS.setdefault(setting.demonstrations, {})
+    shown = [_text(example) for example in there.examples]
+    new = [text for text in dict.fromkeys([*shown, *map(_text, queries)]) if text not in known]
+    if new:
+        known.update(zip(new, vectors(setting.f.task.demonstration_encoder, new), strict=True))
+    others = np.stack([known[text] for text in shown])
+    return lambda query: others @ known[_text(query)]
 
 
 def _text(example: Any) -> str:

@@ -1,21 +1,17 @@
 """A text with a gap for one word: what a masked model fills, and what a causal one continues with."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ftjax import hub
-from ftjax.data.encode import encode_lm, is_encoder
-from ftjax.data.encoded import IGNORED, Collector
-from ftjax.data.tasks.task import Text
+from ftjax.data.encode import bos_of, is_encoder, level
 from ftjax.errors import UserError
 from ftjax.hub import files
 from ftjax.kinds.base import Setting
 
 MASK = "{mask}"
-CONTEXT = "("  # what words are tokenised after: a mark that no tokenizer joins to a word
+CONTEXTS = ("(", "\n", "")  # what a word is tokenised after: the first that the tokenizer does not join to it
 
 
 class Gap(NamedTuple):
@@ -67,25 +63,41 @@ def check_ends(template: str, field: str, instead: str = "") -> None:
 
 def tokens_of(words: Sequence[str], lead: str, tokenizer: Any) -> list[list[int]]:
     """The tokens of each word after a text and `lead`, [] where one of them is the unknown token."""
-    encoding = tokenizer(
-        [CONTEXT + lead + word for word in words], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    out = []
-    for ids, spans in zip(encoding["input_ids"], encoding["offset_mapping"]):
-        own = [i for i, (first, last) in zip(ids, spans) if first >= len(CONTEXT) and last > first]
-        out.append([] if tokenizer.unk_token_id in own else own)
+    found: dict[str, list[int]] = {}
+    for context in CONTEXTS:
+        left = [word for word in dict.fromkeys(words) if word not in found]
+        texts, edge = [context + lead + word for word in left], len(context)
+        for word, (ids, spans) in zip(left, _encoded(texts, tokenizer)):
+            if not any(first < edge < last for first, last in spans):
+                own = [i for i, (first, last) in zip(ids, spans) if first >= edge and last > first]
+                found[word] = [] if tokenizer.unk_token_id in own else own
+    return [found[word] for word in words]
+
+
+def up_to_gap(prompts: Sequence[str], word: str, tokenizer: Any, where: Sequence[str]) -> list[list[int] | UserError]:
+    """The tokens of prompts that `word` would continue, bos first where the tokenizer adds it; an error for a prompt
+    without a token, or of which one reaches into the word."""
+    bos, out = bos_of(tokenizer), []
+    for prompt, place, (ids, spans) in zip(
+        prompts, where, _encoded([prompt + word for prompt in prompts], tokenizer), strict=True
+    ):
+        edge = len(prompt)
+        joined = [i for i, (first, last) in zip(ids, spans) if first < edge < last]
+        own = [i for i, (first, _) in zip(ids, spans) if first < edge]
+        own = own if own[:1] == bos else bos + own
+        if joined:
+            token = tokenizer.convert_ids_to_tokens(joined[0])
+            out.append(UserError(f"{place}: token '{token}' reaches into the word in the gap; put a space before it"))
+        else:
+            out.append(own or UserError(f"{place}: no text before the gap; give it some"))
     return out
 
 
-def up_to_gap(prompts: Sequence[str], word: str, tokenizer: Any, where: Sequence[str]) -> list[list[int]]:
-    """The tokens of prompts that `word` would continue, bos first where the tokenizer adds it.
-
-    Raises:
-      UserError: a prompt without a token, or one whose last token reaches into the word.
-    """
-    texts = [Text(prompt, word) for prompt in prompts]
-    found = encode_lm(texts, tokenizer, Collector(2**31, where=where))
-    return [found[i].tokens[: int(np.argmax(found[i].labels != IGNORED))].tolist() for i in range(len(found))]
+def raised(found: list[int] | UserError) -> list[int]:
+    """The tokens; the error is raised."""
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 class Filled(NamedTuple):
@@ -97,18 +109,27 @@ class Filled(NamedTuple):
 
 
 def shorter(filled: Filled, most: int, size: Callable[[Filled], int], tokenizer: Any) -> Filled | None:
-    """With the longer of its texts cut at its end until `size` is at most `most`; None where nothing of it would be
-    left."""
+    """With its texts cut at their ends, the longer first, until `size` is at most `most`; None where nothing of one
+    would be left."""
     while (over := size(filled) - most) > 0:
-        texts = {"text": filled.text, "text_pair": filled.text_pair or ""}
-        spans = {name: _spans(text, tokenizer) for name, text in texts.items()}
-        less, more = sorted(spans, key=lambda name: len(spans[name]))
-        cut = min(over, max(len(spans[more]) - len(spans[less]), 1))
-        if cut >= len(spans[more]):
+        texts = [filled.text, filled.text_pair or ""]
+        (_, first), (_, second) = _encoded(texts, tokenizer)
+        if over >= len(first) + len(second):
             return None
-        filled = filled._replace(**{more: texts[more][: spans[more][-cut][0]].rstrip()})
+        kept = level(len(first), len(second), len(first) + len(second) - over)
+        cut = [
+            text[: spans[n][0]].rstrip() if n < len(spans) else text
+            for text, spans, n in zip(texts, (first, second), kept)
+        ]
+        if any(text and not left for text, left in zip(texts, cut)):
+            return None
+        filled = filled._replace(text=cut[0], text_pair=filled.text_pair and cut[1])
     return filled
 
 
-def _spans(text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+def _encoded(texts: list[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """The ids of each text and where they are from."""
+    if not texts:
+        return iter(())
+    encoding = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return zip(encoding["input_ids"], encoding["offset_mapping"])

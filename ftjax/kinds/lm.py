@@ -6,7 +6,7 @@ import numpy as np
 
 from ftjax.data.chat import Format, asked_and_answered, chat_format, encode_chats
 from ftjax.data.encode import encode_lm, encode_seq2seq, encode_text_chunks
-from ftjax.data.encoded import Collector, Encoded
+from ftjax.data.encoded import IGNORED, Collector, Encoded
 from ftjax.data.tasks.task import Chat, Marked, Question, Text
 from ftjax.errors import UserError
 from ftjax.kinds.base import (
@@ -89,7 +89,12 @@ def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found,
     nll, hits = (np.asarray([values.sum() for values in found[name]]) for name in ("nll", "correct"))
     tokens = np.asarray([len(values) for values in found["nll"]])
     texts, text_of = np.unique(encoded.rows, return_inverse=True)  # of which some are cut into chunks
-    bytes_of = np.asarray([len(learned(examples, encoded, row, setting.tokenizer).encode()) for row in texts])
+    if encoded.truncated:  # what was cut off is not in the loss
+        kept = [[token for token in encoded[i].labels if token != IGNORED] for i in range(len(encoded))]
+        parts = [len(text.encode()) for text in setting.tokenizer.batch_decode(kept, skip_special_tokens=True)]
+        bytes_of = np.bincount(text_of, parts)
+    else:
+        bytes_of = np.asarray([len(learned(examples, encoded, row, setting.tokenizer).encode()) for row in texts])
     measures = {
         "loss": measure("loss", nll, tokens),
         "perplexity": measure("perplexity", nll, tokens),
@@ -108,7 +113,7 @@ def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found,
         }
         for (prompt, (index, references)), answer in zip(asked, answers)
     ]
-    if rows:
+    if rows and write.scored:
         predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
         measures |= with_rows(measures_of(setting, "texts", predictions, references), rows)
     return Result(measures, rows)

@@ -39,7 +39,9 @@ def shots(setting: Setting, show: Callable[[Any], str]) -> Callable[[Any], str]:
         shown = [next(left[group], None) for group in turns]
         if None in shown:
             sizes = ", ".join(str(len(order)) for order in orders)
-            raise UserError(f"task.shots={k}: too many for a training split of {sizes} examples (by class)")
+            same = sum(asks(one) == own for one in there.examples)
+            less = f", {same} of which ask what is to be solved" if same else ""
+            raise UserError(f"task.shots={k}: too many for a training split of {sizes} examples (by class){less}")
         return "".join(show(one) + separator for one in shown)
 
     return before

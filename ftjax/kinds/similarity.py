@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ftjax.data.encode import class_of, pieces
+from ftjax.data.encode import class_of, pieces, score_of
 from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.tasks.task import Labelled, Scored, Texts
 from ftjax.errors import UserError
@@ -87,9 +87,7 @@ def _label(setting: Setting, example: Any, where: str) -> float:
     if isinstance(example, Texts):
         return 0
     low, high = setting.f.task.bounds
-    if not low <= example.score <= high:
-        raise UserError(f"{where}: the score {example.score} is outside task.bounds=({low}, {high}); mend one of them")
-    return (example.score - low) / (high - low)
+    return (score_of(example.score, (low, high), where) - low) / (high - low)
 
 
 def objective(setting: Setting) -> Objective:

@@ -147,4 +147,4 @@ def best_span(begin: np.ndarray, end: np.ndarray, context: np.ndarray, longest: 
     return float(sums[first]), first, first + int(ahead[first].argmax())
 
 
-KIND = Kind((Question,), head, encode, objective, score)
+KIND = Kind((Question,), head, encode, objective, score, cuts=True)

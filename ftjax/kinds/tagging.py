@@ -55,6 +55,10 @@ def encode(setting: Setting, examples: list[Tagged], out: Collector, training: b
                     last = tokens[-1:] if fixed[-1] else []
                     kept = out.max_length - len(last)
                     tokens, labels = [*tokens[:kept], *last], np.append(labels[:kept], [IGNORED] * len(last))
+                    if (labels == IGNORED).all():
+                        out.truncated -= 1
+                        out.dropped += 1
+                        continue
                 out.add(row, [tokens], labels)
     return out.encoded("token", tokenizer.pad_token_id)
 
@@ -78,7 +82,9 @@ def score(setting: Setting, examples: list[Tagged], encoded: Encoded, found: Fou
         right.append((sum(map(str.__eq__, guesses, example.tags)), len(guesses)))
     guesses, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
     measures = {"loss": measure("loss", *zip(*nll)), "accuracy": measure("token_accuracy", *zip(*right))}
-    return Result(measures | measures_of(setting, "tags", guesses, references), rows)
+    if setting.f.task.scheme != "none":
+        measures |= measures_of(setting, "tags", guesses, references)
+    return Result(measures, rows)
 
 
 KIND = Kind((Tagged,), head, encode, objective, score, packs=True)

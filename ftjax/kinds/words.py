@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ftjax.data.encode import class_of, pieces
+from ftjax.data.encode import class_of, pieces, score_of
 from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.tasks.task import Labelled, Scored
 from ftjax.data.templates import Template, fill, template_of
@@ -15,7 +15,7 @@ from ftjax.kinds import regression
 from ftjax.kinds.base import Found, Kind, Result, Setting, Write, label_smoothing, require
 from ftjax.kinds.classification import score_classes
 from ftjax.kinds.demonstrations import draws, end_of, pool
-from ftjax.kinds.gap import Filled, at_gap, check_ends, head, is_masked, shorter, tokens_of, up_to_gap
+from ftjax.kinds.gap import Filled, at_gap, check_ends, head, is_masked, raised, shorter, tokens_of, up_to_gap
 from ftjax.kinds.shots import shots
 from ftjax.objectives.base import Objective
 from ftjax.objectives.words import between_words, label_words, value_between
@@ -154,26 +154,30 @@ def _encode_causal(setting: Setting, examples: list[Any], out: Collector) -> Non
 
     before: Callable[[Any], str] = shots(setting, solved)
 
-    def ids_of(rows: Sequence[int], filled: Sequence[Filled]) -> list[Ids]:
+    def prompt_of(row: int, one: Filled) -> str:
+        return before(examples[row]) + fill(gap.before, "", one.text, one.text_pair)
+
+    def ids_of(row: int, one: Filled) -> Ids:
         """Tokens up to the gap."""
-        prompts = [
-            before(examples[row]) + fill(gap.before, "", one.text, one.text_pair) for row, one in zip(rows, filled)
-        ]
-        return up_to_gap(prompts, any_word, tokenizer, [out.place(row) for row in rows])
+        return raised(up_to_gap([prompt_of(row, one)], any_word, tokenizer, [out.place(row)])[0])
 
     for start in range(0, len(examples), BATCH):
-        chunk = examples[start : start + BATCH]
-        filled = [Filled(example.text, example.text_pair, "") for example in chunk]
-        for row, (one, ids) in enumerate(zip(filled, ids_of(range(start, start + len(chunk)), filled)), start):
+        filled, prompts = {}, {}
+        for row, example in enumerate(examples[start : start + BATCH], start):
             with out.bad:
-                label = _label(setting, examples[row], out.place(row))
+                filled[row] = Filled(example.text, example.text_pair, "")
+                prompts[row] = prompt_of(row, filled[row])
+        found = up_to_gap([*prompts.values()], any_word, tokenizer, [out.place(row) for row in prompts])
+        for row, tokens in zip(prompts, found, strict=True):
+            with out.bad:
+                ids, label = raised(tokens), _label(setting, examples[row], out.place(row))
                 if len(ids) > out.max_length and out.overlong == "truncate":
-                    size = lambda one, row=row: len(ids_of([row], [one])[0])  # noqa: E731
-                    short = shorter(one, out.max_length, size, tokenizer)
+                    size = lambda one, row=row: len(ids_of(row, one))  # noqa: E731
+                    short = shorter(filled[row], out.max_length, size, tokenizer)
                     if short is None:
                         out.dropped += 1
                         continue
-                    [ids] = ids_of([row], [short])
+                    ids = ids_of(row, short)
                     out.truncated += 1
                 if out.fits(row, len(ids)):
                     out.add(row, [ids], label)
@@ -182,10 +186,7 @@ def _encode_causal(setting: Setting, examples: list[Any], out: Collector) -> Non
 def _label(setting: Setting, example: Any, where: str) -> float:
     if isinstance(example, Labelled):
         return class_of(example.label, setting.classes, where)
-    low, high = setting.f.task.bounds
-    if not low <= example.score <= high:
-        raise UserError(f"{where}: the score {example.score} is outside task.bounds=({low}, {high}); mend one of them")
-    return example.score
+    return score_of(example.score, setting.f.task.bounds, where)
 
 
 def _side(setting: Setting, example: Any) -> int:

@@ -10,7 +10,7 @@ from ftjax.errors import UserError
 from ftjax.metrics.ptb import ptb_words
 
 _FILES = {"meteor-1.5.jar": 6_000_000, "data/paraphrase-en.gz": 60_000_000}  # bytes at least: cut ones make it hang
-_COMMAND = "java -Dfile.encoding=UTF-8 -Xmx2G -jar meteor-1.5.jar - - -stdio -l en -norm"
+_COMMAND = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", "meteor-1.5.jar", *"- - -stdio -l en -norm".split()]  # noqa: SIM905
 _START = 30.0  # seconds for Java to say its version
 
 
@@ -30,21 +30,8 @@ def meteor(
     for prediction, row in zip(predictions, references, strict=True):
         texts = [" ".join(ptb_words(text)) for text in (*row, prediction)]
         asked.append(" ||| ".join(["SCORE", *texts]))
-    command = [
-        "java",
-        "-Dfile.encoding=UTF-8",
-        "-Xmx2G",
-        "-jar",
-        "meteor-1.5.jar",
-        "-",
-        "-",
-        "-stdio",
-        "-l",
-        "en",
-        "-norm",
-    ]
     process = subprocess.Popen(
-        command, cwd=_folder(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        _COMMAND, cwd=_folder(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         encoding="utf-8",
     )  # fmt: skip
     timer = threading.Timer(timeout, process.kill)

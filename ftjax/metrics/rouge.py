@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from ftjax.metrics.rouge_l import common_words
 
-NAMES = ("rouge1", "rouge2", "rougeL")
-
 
 def rouge(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """Each row's F1 by 'rouge1', 'rouge2' or 'rougeL', with stems, against the best reference; a corpus's: the mean.

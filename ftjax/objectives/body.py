@@ -32,10 +32,12 @@ def pooled(model: Transformer, variables: Any, batch: Mapping[str, jax.Array], k
     return model.apply(variables, hidden_states(model, variables, batch, key), batch["segment_ids"], method="pool")
 
 
-def scores(model: Transformer, variables: Any, features: jax.Array, key: jax.Array | None) -> jax.Array:
-    """The classifier's scores of vectors: `[..., D]` -> `[..., C]`, fp32."""
+def scores(
+    model: Transformer, variables: Any, features: jax.Array, key: jax.Array | None, method: str = "classify"
+) -> jax.Array:
+    """The classifier's scores of vectors, or with `logits` the vocabulary's: `[..., D]` -> `[..., C]`, fp32."""
     rngs = None if key is None else {"dropout": jax.random.fold_in(key, 1)}
-    return model.apply(variables, features, key is not None, method="classify", rngs=rngs)
+    return model.apply(variables, features, key is not None, method=method, rngs=rngs)
 
 
 def class_sums(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> Sums:

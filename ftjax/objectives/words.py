@@ -16,7 +16,7 @@ import numpy as np
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer
 from ftjax.objectives.base import Objective, Sums
-from ftjax.objectives.body import at, class_sums, hidden_states
+from ftjax.objectives.body import at, class_sums, hidden_states, scores
 from ftjax.objectives.cross_entropy import cross_entropy
 
 Batch = Mapping[str, jax.Array]
@@ -35,12 +35,12 @@ def label_words(model: Transformer, *, words: Words, label_smoothing: float = 0.
     Raises:
       UserError: a word without tokens, or one outside the vocabulary.
     """
-    scores = _scores(model, words)
+    of_words = _scores(model, words)
 
     def loss(variables: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        return class_sums(scores(variables, batch, key), batch["labels"], label_smoothing)
+        return class_sums(of_words(variables, batch, key), batch["labels"], label_smoothing)
 
-    return Objective(loss, lambda variables, batch: {"logits": scores(variables, batch, None)})
+    return Objective(loss, lambda variables, batch: {"logits": of_words(variables, batch, None)})
 
 
 def between_words(model: Transformer, *, words: Words, bounds: tuple[float, float]) -> Objective:
@@ -55,7 +55,7 @@ def between_words(model: Transformer, *, words: Words, bounds: tuple[float, floa
     Raises:
       UserError: as `label_words`; not two words, or bounds that do not rise.
     """
-    scores = _scores(model, words)
+    of_words = _scores(model, words)
     low, high = bounds
     if not low < high or len(words) != 2:
         raise UserError(
@@ -63,7 +63,7 @@ def between_words(model: Transformer, *, words: Words, bounds: tuple[float, floa
         )
 
     def loss(variables: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        found, labels = scores(variables, batch, key), batch["labels"]
+        found, labels = of_words(variables, batch, key), batch["labels"]
         real = ~jnp.isnan(labels)
         share = (jnp.where(real, labels, low) - low) / (high - low)
         q, log_p = jnp.stack([1 - share, share], -1), jax.nn.log_softmax(found)
@@ -73,7 +73,7 @@ def between_words(model: Transformer, *, words: Words, bounds: tuple[float, floa
         error = jnp.where(real, jnp.square(value - labels), 0).sum()
         return Sums(divergence, weight, {"squared_error": (error, weight)})
 
-    return Objective(loss, lambda variables, batch: {"logits": scores(variables, batch, None)})
+    return Objective(loss, lambda variables, batch: {"logits": of_words(variables, batch, None)})
 
 
 def value_between(logits: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
@@ -95,7 +95,8 @@ def cloze(model: Transformer, *, candidates: Sequence[int] | None = None) -> Obj
         _check(model, candidates)
 
     def logits(variables: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        return _vocabulary(model, variables, _in_gap(hidden_states(model, variables, batch, key), batch), key)
+        hidden = _in_gap(hidden_states(model, variables, batch, key), batch)
+        return scores(model, variables, hidden, key, "logits")
 
     def loss(variables: Any, batch: Batch, key: jax.Array | None) -> Sums:
         return class_sums(logits(variables, batch, key), batch["labels"])
@@ -123,11 +124,6 @@ def _in_gap(hidden: jax.Array, batch: Batch) -> jax.Array:
     return at(hidden, where[:, None])[:, 0]
 
 
-def _vocabulary(model: Transformer, variables: Any, hidden: jax.Array, key: jax.Array | None) -> jax.Array:
-    rngs = None if key is None else {"dropout": jax.random.fold_in(key, 1)}
-    return model.apply(variables, hidden, key is not None, method="logits", rngs=rngs)
-
-
 def _scores(model: Transformer, words: Words) -> Callable[[Any, Batch, jax.Array | None], jax.Array]:
     """(variables, batch, key) -> a score of each word, `[B, C]`."""
     _check(model, [token for word in words for token in word])
@@ -137,7 +133,7 @@ def _scores(model: Transformer, words: Words) -> Callable[[Any, Batch, jax.Array
 
     def single(variables: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
         hidden = _in_gap(hidden_states(model, variables, batch, key), batch)
-        return _vocabulary(model, variables, hidden, key)[:, jnp.asarray([word[0] for word in words])]
+        return scores(model, variables, hidden, key, "logits")[:, jnp.asarray([word[0] for word in words])]
 
     def phrases(variables: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
         rows, group, length = batch["input_ids"].shape
@@ -146,7 +142,7 @@ def _scores(model: Transformer, words: Words) -> Callable[[Any, Batch, jax.Array
         places = jnp.argsort(marks == 0, axis=-1, stable=True)[:, :most]  # of the masks, then of others
         tokens = jnp.take_along_axis(marks, places, 1) - 1
         hidden = at(hidden_states(model, variables, flat, key), places)
-        log_p = jax.nn.log_softmax(_vocabulary(model, variables, hidden, key))
+        log_p = jax.nn.log_softmax(scores(model, variables, hidden, key, "logits"))
         each = jnp.take_along_axis(log_p, jnp.maximum(tokens, 0)[..., None], -1)[..., 0]
         real = tokens >= 0
         return (jnp.where(real, each, 0).sum(-1) / jnp.maximum(real.sum(-1), 1)).reshape(rows, group)

@@ -180,16 +180,17 @@ def _read(file: Path) -> Attempt:
 
 
 def exit_code(folder: Path, attempt: Attempt) -> int | None:
-    """Of a job's processes that of the one to blame: one that failed by itself before one that was ended."""
-    found = [path.read_text().strip() for path in folder.glob(f"attempt-{attempt.number}.*.code")]
-    codes = sorted({int(text) for text in found if text})
+    """Of a job's processes that of the one to blame: the first that failed by itself, before one that was ended."""
+    paths = sorted(folder.glob(f"attempt-{attempt.number}.*.code"), key=lambda path: path.stat().st_mtime_ns)
+    codes = [int(text) for path in paths if (text := path.read_text().strip())]
     blamed = [code for code in codes if code not in (0, 143)]
-    return blamed[0] if blamed else codes[-1] if codes else None
+    return blamed[0] if blamed else max(codes, default=None)
 
 
 def causes(folder: Path, attempts: Sequence[Attempt]) -> Counter[str]:
     """How often attempts ended why; each further start of a job follows a preemption."""
-    found = Counter(a.cause or ("running" if a.alive else LOST) for a in attempts)
+    going = "done" if (folder / "result.json").exists() else "running"
+    found = Counter(a.cause or (going if a.alive else LOST) for a in attempts)
     starts = [a.starts(folder) for a in attempts]
     again = sum(max(len(path.read_text().splitlines()) - 1, 0) for path in starts if path.exists())
     return found + Counter({PREEMPTED: again})

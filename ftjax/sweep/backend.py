@@ -148,8 +148,8 @@ class Local:
 
     def submit(self, run: Run, attempt: Attempt) -> tuple[Attempt, Job]:
         """Starts `ftjax train`."""
-        taken = [group for group, process in self._groups.items() if process.poll() is None]
-        group = next(n for n in itertools.count() if n not in taken)
+        free = (n for n in itertools.count() if n not in self._groups or self._groups[n].poll() is not None)
+        group = next(free) if self.gpus else 0
         process = self._groups[group] = self.start(run, attempt.log(run.folder), group)
         return with_process(attempt, process.pid), LocalJob(process)
 
@@ -165,7 +165,6 @@ class Local:
         env |= os.environ
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(str(group * self.gpus + n) for n in range(self.gpus))
+        apart: Any = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
         with log.open("w") as file:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=env
-            )  # fmt: skip
+            return subprocess.Popen(command, stdout=file, env=env, **apart)

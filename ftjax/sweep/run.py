@@ -127,7 +127,8 @@ class Sweeper:
 
     def _end(self, run: Run, attempt: Attempt, code: int | None, stopped: bool = False) -> None:
         del self._working[run.folder]
-        log, lines = attempt.log(run.folder), [line for log in attempt.logs(run.folder)[::-1] for line in tail(log)]
+        log = attempt.log(run.folder)
+        lines = [line for each in reversed(attempt.logs(run.folder)) for line in tail(each)]
         record = read(run)
         cause = "done" if record.state == "done" else INTERRUPTED if stopped else cause_of(code, lines)
         if self._stuck.pop(run.folder, None) and cause != "done":

@@ -133,7 +133,7 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     for example, place_of in zip(examples, where):
         if not isinstance(example, kind.accepts):
             raise UserError(f"{place_of}: this objective takes no {type(example).__name__} examples")
-    out = Collector(cfg.max_length, data.overlong, where, bad)
+    out = Collector(cfg.max_length, "error" if parts.task.chunked or kind.cuts else data.overlong, where, bad)
     plain = kind.encode(parts.setting, examples, out, training)
     encoded = insert(plain, parts.around, parts.task.chunked) if parts.around else plain
     layout = data.layout

@@ -57,7 +57,7 @@ class Evaluator:
         """Between training steps (not `last`) text is written for metrics only where the main one needs it, or where
         `generate.examples` says for how many."""
         self._parts, self._data, self._mesh = parts, data, mesh
-        self._writes = parts.kind.writes and not parts.task.chunked
+        self._writes, self._scores_text = parts.kind.writes and not parts.task.chunked, False
         if self._writes:
             needed = parts.metrics if last or f.generate.examples is not None else parts.metrics[:1]
             self._scores_text = any(name in WRITTEN for name in needed)
@@ -90,26 +90,35 @@ class Evaluator:
         if kind.score is None:
             totals = {"loss": [(sums.loss, sums.weight) for sums in given]}
             totals |= {name: [sums.metrics[name] for sums in given] for name in given[0].metrics}
-            return {name: measure("loss", *zip(*values)) for name, values in totals.items()}, []
+            sums = {name: measure("loss", *zip(*values)) for name, values in totals.items()}
+            return {name: found._replace(resamples=False) for name, found in sums.items()}, []  # batches are no rows
         limit = 0
         if self._writes:
             limit = self._limit if self._scores_text else samples
         variables = tree.join(train, frozen)
-        write = Write(lambda examples: self._answers(variables, examples), limit)
+        write = Write(lambda examples: self._answers(variables, examples), limit, self._scores_text)
         return kind.score(self._parts.setting, self._data.examples, encoded, gather(given, len(encoded)), write)
 
     def _answers(self, variables: Tree, examples: Sequence[int]) -> list[str]:
         """Greedy answers by the cached loop, to what training saw before the first labelled token."""
         parts, encoded = self._parts, self._data.encoded
         eos = parts.tokenizer.eos_token_id
-        new = generate_batches(
-            parts.model, variables["params"], [prompt_of(encoded, i) for i in examples],
-            adapters=parts.method.expand(variables["adapters"], variables["params"]),
-            batch_size=min(self._batch_size, len(examples)), max_new_tokens=self._max_new,
-            eos_token_id=[*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)],
-            **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
-        )  # fmt: skip
-        return [parts.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in new]
+        prompts = [prompt_of(encoded, i) for i in examples]
+        adapters = parts.method.expand(variables["adapters"], variables["params"])
+        left = [most_new_tokens(parts.model, adapters, len(prompt)) for prompt in prompts]
+        roomy = [i for i, n in enumerate(left) if n >= self._max_new]
+        tight = [i for i, n in enumerate(left) if n < self._max_new]  # near the model's last position
+        answers = [""] * len(prompts)
+        for chosen, most in ((roomy, self._max_new), (tight, min((left[i] for i in tight), default=0))):
+            new = generate_batches(
+                parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
+                batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most,
+                eos_token_id=[*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)],
+                **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
+            ) if chosen and most > 0 else [[]] * len(chosen)  # fmt: skip
+            for i, tokens in zip(chosen, new):
+                answers[i] = parts.tokenizer.decode(tokens, skip_special_tokens=True)
+        return answers
 
 
 def prompt_of(encoded: Encoded, index: int) -> list[int]:
@@ -121,16 +130,16 @@ def prompt_of(encoded: Encoded, index: int) -> list[int]:
 
 
 def new_tokens(parts: Parts, encoded: Encoded, wanted: int | None) -> int:
-    """How many tokens to generate: as asked, or as the longest reference has and the model's positions leave room for.
+    """How many tokens to generate: as asked, or as the longest reference has.
 
     Raises:
-      UserError: more than there is room for.
+      UserError: more are asked for than the longest prompt leaves room for.
     """
+    if wanted is None:
+        return int(encoded.label_counts.max())
     adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
     longest = max(len(prompt_of(encoded, i)) for i in range(len(encoded)))
     left = most_new_tokens(parts.model, adapters, longest)
-    if wanted is None:
-        return max(min(int(encoded.label_counts.max()), left), 1)
     if not 1 <= wanted <= left:
         raise UserError(f"generate.max_new_tokens={wanted}: the longest prompt leaves room for {left}")
     return wanted
@@ -144,6 +153,7 @@ def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], Ro
         train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
         measures, rows = Evaluator(parts, data, mesh, f, last=True)(train, frozen)
     counts = {"split": split, "examples": len(np.unique(data.encoded.rows)), "dropped": data.encoded.dropped}
+    counts |= {"truncated": data.encoded.truncated, "bad_rows": len(data.bad.messages)}
     values = {name: found.value for name, found in measures.items()}
     intervals = {f"{name}_interval": x for name, found in measures.items() if (x := found.interval())}
     return counts | values | intervals, rows

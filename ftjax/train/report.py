@@ -53,8 +53,8 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
         lines.append(f"whole    on every device: {', '.join(whole)}")
     loader, encoded = data.loader, data.encoded
     shapes = ", ".join("x".join(map(str, s)) for s in loader.shapes)
-    lines.append(f"data     {len(encoded):,} examples, batches {shapes}, {100 * loader.fill:.0f}% of the slots filled"
-                 + _lost(data))  # fmt: skip
+    each, fill = len(encoded) / loader.steps_per_epoch, f"{100 * loader.fill:.0f}% of the slots filled"
+    lines.append(f"data     {len(encoded):,} examples, {each:.3g} a step, batches {shapes}, {fill}{_lost(data)}")
     lines.append(f"held out {len(held.encoded):,} examples{_lost(held)}")
     lines.append(f"work     {steps:,} steps, {flops / 1e9:.3g} GFLOP each at the largest shape")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from ftjax.train.fields import Fields
 
 Tree = Any
 log = logging.getLogger(__name__)
+OF_A_TASK = rf"{methods.TASK_HEAD}|^params/(head|generator)/"  # the vocabulary's head, ELECTRA's generator
 ONLY_AT_START = ("dropout", "init", "text", "init_std")  # fields of a method that do not change what its leaves mean
 
 
@@ -125,7 +126,7 @@ def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str
         name = whole_path(path) if path.startswith("params/") else path  # adapters stay cut as they are
         part = slice(None) if name == path else slice(*span(path, rows))
         fits = name in mine and mine[name][part].shape == leaf.shape
-        if re.match(methods.TASK_HEAD, name) and not fits:
+        if re.match(OF_A_TASK, name) and not fits:
             log.warning("%s: %s belongs to another task; newly initialised here", where, name)
             continue
         if not fits:

@@ -161,7 +161,8 @@ def load_teacher(f: Fields, parts: Parts, mesh: Mesh) -> Teacher:
     """
     name, student = f.distill.teacher, parts.model.cfg
     run = is_run(name)
-    base = read_config(Path(name)).model.path if run else name
+    config: Any = read_config(Path(name)) if run else None
+    base = config.model.path if run else name
     check_memory(name, files.resolve(base), mesh)
     if run:
         _, its = load_run(Path(name), mesh)

@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
+from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks, level, pieces
 from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.tasks.task import Labelled, Text
 from ftjax.errors import UserError
@@ -84,9 +86,10 @@ def test_chunks_hold_the_documents_in_order(decoder_bos, documents, max_length):
     assert encoded.lengths.max() <= max_length + 1 and encoded.lengths.min() > 1
     assert (encoded.label_counts == encoded.lengths - 1).all()
     for row, text in enumerate(documents):
-        got = np.concatenate([encoded[int(i)].tokens for i in np.flatnonzero(encoded.rows == row)]).tolist()
+        chunks = [encoded[int(i)] for i in np.flatnonzero(encoded.rows == row)]
         whole = decoder_bos("<s>" + text + "<eos>", add_special_tokens=False)["input_ids"]
-        assert got == whole[: len(got)] and len(whole) - len(got) <= 1
+        assert np.concatenate([chunk.labels[1:] for chunk in chunks]).tolist() == whole[1:]
+        assert all(one.tokens[-1] == next_one.tokens[0] for one, next_one in itertools.pairwise(chunks))
 
 
 def test_classification_of_an_encoder(encoder):
@@ -116,6 +119,33 @@ def test_a_decoders_last_token_is_eos_even_when_cut(decoder, decoder_bos, encode
         for i in range(2):
             assert tokenizer.convert_ids_to_tokens(int(encoded[i].tokens[-1])) == last
         assert encode_classification(texts, tokenizer, ("x",), Collector(8, "drop")).rows.tolist() == [1]
+
+
+@pytest.mark.parametrize(("first", "second", "kept"), [(20, 3, (9, 3)), (3, 20, (3, 9)), (9, 20, (6, 6))])
+def test_a_decoders_pair_keeps_both_texts(decoder_bos, first, second, kept):
+    texts = [Labelled("Q" * first, 0, "Z" * second), Labelled("Q", 0, "Z")]
+    encoded = encode_classification(texts, decoder_bos, ("x",), Collector(15, "truncate"))
+    assert decoder_bos.decode(encoded[0].tokens) == f"<s>{'Q' * kept[0]}\n{'Z' * kept[1]}<eos>"
+    assert decoder_bos.decode(encoded[1].tokens) == "<s>Q\nZ<eos>" and encoded.truncated == 1
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60))
+def test_texts_are_levelled_as_one_token_at_a_time(first, second, most):
+    most, sizes = min(most, first + second), [first, second]
+    longer = second >= first  # the one that keeps what does not divide
+    while sum(sizes) > most:
+        sizes[sizes.index(max(sizes)) if sizes[0] != sizes[1] else int(not longer)] -= 1
+    assert level(first, second, most) == tuple(sizes)
+
+
+def test_a_length_without_room_for_text(decoder_bos):
+    with pytest.raises(UserError, match=r"^task.max_length=2: no room beside bos and eos; raise it"):
+        pieces([("abab", None)], decoder_bos, 2)
+
+
+def test_nothing_to_encode(decoder):
+    with pytest.raises(UserError, match=r"^no example left: there was none$"):
+        encode_lm([], decoder, Collector(9))
 
 
 @pytest.mark.parametrize("label", ["fine", 2, -1])

@@ -8,8 +8,8 @@ from configs import task as configs
 from ftjax.data.bad import BadRows
 from ftjax.data.tasks import TASKS, Text
 from ftjax.data.tasks.task import Chat, Choices, Cloze, Question
-from ftjax.metrics.sql import canonical
 from ftjax.errors import UserError
+from ftjax.metrics.sql import canonical
 
 
 def load(task, path, split="train", bad=None, **changes):

@@ -1,5 +1,7 @@
 """Options by their likelihood: known ones, transformers', and what length, layout and padding may not change."""
 
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -125,9 +127,48 @@ def test_classes_by_what_follows_the_gap(prepare, gpt):
         assert found["prediction"] == ("bad", "good")[int(np.argmax(expected))] and found["text"] == row["text"]
     guess, gold = ([("bad", "good").index(row[name]) for row in rows] for name in ("prediction", "reference"))
     assert result["accuracy"] == np.mean(np.equal(guess, gold)) and "macro_f1" in result
-    with pytest.raises(UserError, match="no prompt, and nothing predicts an option's start"):
-        fields = CLASSES | {"model.path": str(gpt), "task.template": "{mask}: {text}"}
-        load_data(*prepare("classification", "full", TEXTS, TEXTS, **fields), "validation", training=False)
+
+
+@pytest.fixture
+def begins(prepare, gpt, tmp_path):
+    """begins(rows, tokens) -> (fields, parts) of options that no text precedes, by a tokenizer with these tokens."""
+
+    def get(rows, **tokens):
+        shutil.copytree(gpt, tmp_path / "model")
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+        config = {name: value for name, value in config.items() if name not in names} | tokens
+        (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+        (tmp_path / "model" / "special_tokens_map.json").unlink(missing_ok=True)
+        fields = CLASSES | {"model.path": str(tmp_path / "model"), "task.template": "{mask}: {text}"}
+        return prepare("classification", "full", rows, rows, **fields)
+
+    return get
+
+
+@pytest.mark.parametrize("name", ["bos_token", "eos_token"])
+def test_where_no_text_precedes_bos_does(begins, gpt, name):
+    f, parts = begins(TEXTS, **{name: "<|endoftext|>"})
+    encoded = load_data(f, parts, "validation", training=False).encoded
+    first = parts.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert encoded[0].tokens.tolist() == [first, *parts.tokenizer("home: the cat")["input_ids"]]
+    assert (encoded[0].labels != IGNORED).tolist() == [False] + [True] * (len(encoded[0].tokens) - 1)
+    row = evaluate_split(f, parts, "validation")[1][0]
+    expected = of_torch(gpt, "<|endoftext|>", "Rome by the sea: the cat").mean()
+    np.testing.assert_allclose(row["scores"][1], expected, rtol=1e-4)
+
+
+def test_where_neither_text_nor_bos_precedes(begins):
+    with pytest.raises(UserError, match=r"^task.template='\{mask\}: \{text\}': no text before \{mask\}, and the tok"):
+        load_data(*begins(TEXTS), "validation", training=False)
+
+
+def test_where_all_rows_are_bad(prepare, gpt):
+    rows = [{"text": "the c", "label": "good"}]
+    fields = {"task.template": "{text}{mask}", "task.label_words": ("at", "at home"), "data.on_bad_row": "skip"}
+    fields = CLASSES | {"model.path": str(gpt)} | fields
+    with pytest.raises(UserError, match=r"^no example left: the first bad row is \S+jsonl:1: token '.*cat' spans"):
+        load_data(*prepare("classification", "full", rows, rows, **fields), "validation", training=False)
 
 
 def test_an_encoder_decoder(make, prepare, gpt, tmp_path):
@@ -147,6 +188,10 @@ def test_an_encoder_decoder(make, prepare, gpt, tmp_path):
     log_p = jax.nn.log_softmax(logits)[np.arange(len(target)), np.asarray(target)]
     np.testing.assert_allclose(row["scores"][0], log_p.mean(), rtol=1e-4)
     assert len(row["scores"]) == 3
+    fields = CLASSES | {"model.path": str(tmp_path / "t5"), "task.template": "{mask}: {text}"}
+    f, parts = prepare("classification", "full", TEXTS, TEXTS, **fields)
+    encoded = load_data(f, parts, "validation", training=False).encoded
+    assert len(encoded) == 8 and encoded.source is not None and encoded.source.lengths.tolist() == [1] * 8
 
 
 def test_what_cannot_be_done(asked, prepare, bert):

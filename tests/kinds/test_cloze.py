@@ -8,6 +8,7 @@ import pytest
 
 from configs.default import get_config
 from ftjax.errors import UserError
+from ftjax.kinds import cloze
 from ftjax.train.build import build, load_data
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.fields import Fields
@@ -110,6 +111,24 @@ def test_what_cannot_be_asked(asked, model, rows, fields, message):
         f, parts = asked(model, rows=rows, **fields | {"data.on_bad_row": "skip"})
         data = load_data(f, parts, "validation", training=False)
         assert data.encoded.rows.tolist() == [0, 1, 2] and len(data.bad.messages) == 1
+
+
+def test_a_bad_text_of_a_causal_model_is_skipped(asked):
+    rows = [{"sub_label": text, "obj_label": "Rome"} for text in ("?", "the cat", "!")]
+    fields = {"task.template": "it is [Y] [X]"}
+    with pytest.raises(UserError, match=r"jsonl:2: text='it is \{mask\} the cat': a causal model reads what is before"):
+        load_data(*asked("gpt", rows=rows, **fields), "validation", training=False)
+    f, parts = asked("gpt", rows=rows, **fields | {"data.on_bad_row": "skip"})
+    data = load_data(f, parts, "validation", training=False)
+    assert data.encoded.rows.tolist() == [0, 2] and len(data.bad.messages) == 1
+
+
+def test_the_words_of_the_file_are_tokenised_once(asked, vocabulary, monkeypatch):
+    seen, tokens_of = [], cloze.tokens_of
+    monkeypatch.setattr(cloze, "tokens_of", lambda words, *more: seen.append(tuple(words)) or tokens_of(words, *more))
+    f, parts = asked("bert", **vocabulary)
+    evaluate_split(f, parts, "validation")
+    assert seen.count(parts.setting.classes) == 1
 
 
 def test_a_text_over_the_length_is_left_out(asked):

@@ -88,6 +88,12 @@ def test_an_example_does_not_see_itself(prepared):
         texts(*prepared("classification", LABELLED, LABELLED, **CLASSES | {"task.shots": 7}))
 
 
+def test_examples_that_ask_the_same_are_told(prepared):
+    rows = [{"text": "the cat", "label": label} for label in ("good", "bad", "fair") * 3]
+    with pytest.raises(UserError, match=r"split of 3, 3, 3 examples \(by class\), 9 of which ask what is to be solved"):
+        texts(*prepared("classification", rows, rows, **CLASSES | {"task.shots": 3}))
+
+
 def test_shots_change_the_scores_and_not_the_rows(prepared):
     found = [
         evaluate_split(*prepared("classification", LABELLED, LABELLED[:2], **CLASSES | {"task.shots": k}), "validation")
@@ -111,7 +117,7 @@ def test_questions_are_answered_in_writing(prepared, bert):
         assert list(examples) == [0, 1, 2]
         return [" in Rome\nQuestion: and", " Bob", " Unanswerable."]
 
-    measures, rows = parts.kind.score(parts.setting, data.examples, data.encoded, outputs, Write(answer, None))
+    measures, rows = parts.kind.score(parts.setting, data.examples, data.encoded, outputs, Write(answer, None, True))
     assert [row["prediction"] for row in rows] == ["in Rome", "Bob", ""]
     assert [row["references"] for row in rows] == [["Rome", "in Rome"], ["Anna"], []]
     assert measures["squad_exact_match"].value == pytest.approx(2 / 3) == measures["squad_f1"].value
@@ -123,7 +129,7 @@ def test_answers_end_at_the_separator(prepared):
     f, parts = prepared("lm", TEXTS, TEXTS[:1], **{"task.shots": 2, "task.separator": " ;"})
     data = load_data(f, parts, "validation", training=False)
     outputs = {name: [np.ones(n) for n in data.encoded.label_counts] for name in ("nll", "correct")}
-    write = Write(lambda examples: [" Rome ; Bob ran to Oslo"], None)
+    write = Write(lambda examples: [" Rome ; Bob ran to Oslo"], None, True)
     _, rows = parts.kind.score(parts.setting, data.examples, data.encoded, outputs, write)
     assert rows[0]["prediction"] == "Rome" and rows[0]["prompt"] == "Anna ran to"
 

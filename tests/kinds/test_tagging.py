@@ -120,12 +120,16 @@ def test_entities_by_hand():
         "tag": [np.array(row) for row in tags],
         "nll": [np.full(5, 0.5), np.full(2, 1.2)],
     }
-    setting = SimpleNamespace(classes=CLASSES, task=TASKS["conll2003"])
+    fields = SimpleNamespace(task=SimpleNamespace(scheme="bio"))
+    setting = SimpleNamespace(classes=CLASSES, task=TASKS["conll2003"], f=fields)
     measures, rows = KIND.score(setting, examples, SimpleNamespace(rows=np.array([0, 1])), found, None)
     assert measures["entity_f1"].value == pytest.approx(2 * 1 / (3 + 3))
     assert measures["accuracy"].value == pytest.approx((4 + 3) / 9)
     assert measures["loss"].value == pytest.approx((5 * 0.5 + 2 * 1.2) / 7)
     assert rows[1] == {"words": list("fghi"), "prediction": ["B-PER", "O", "O", "O"], "reference": ["B-LOC", *"OOO"]}
+    fields.task.scheme = "none"  # parts of speech have no entities
+    plain, _ = KIND.score(setting, examples, SimpleNamespace(rows=np.array([0, 1])), found, None)
+    assert set(plain) == {"loss", "accuracy"}
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

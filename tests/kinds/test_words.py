@@ -5,11 +5,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from configs.default import get_config
 from ftjax.data.tasks.task import Labelled, Scored
 from ftjax.errors import UserError
 from ftjax.kinds import demonstrations
+from ftjax.kinds.gap import Filled, shorter, tokens_of
 from ftjax.train.build import build, load_data
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.fields import Fields
@@ -284,6 +287,75 @@ def test_few_of_each_class(prepare):
     assert sorted(score > 2.5 for score in chosen) == [False, True]
     with pytest.raises(UserError, match="tuple examples have no class"):
         demonstrations.few(f, [()], "train")
+
+
+@pytest.mark.parametrize("pair", ["the cat sat on a mat " * 40, None])
+def test_long_texts_are_cut_at_once(prepare, pair):
+    tokenizer = prepare("classification", "full", TRAIN, VALID, **SHORT)[1].tokenizer
+    sizes = []
+
+    def size(one):
+        sizes.append(sum(len(tokenizer.tokenize(text)) for text in (one.text, one.text_pair or "")))
+        return sizes[-1]
+
+    short = shorter(Filled("who ran home by the sea " * 50, pair, ""), 31, size, tokenizer)
+    assert len(sizes) < 5 and sizes[-1] == 31
+    assert short is not None and short.text.startswith("who ran home") and (short.text_pair is None) == (pair is None)
+    if pair:
+        assert len(tokenizer.tokenize(short.text)) == 16 and str(short.text_pair).startswith("the cat sat on")
+    assert shorter(Filled("who ran", pair, ""), 1 if pair else 0, size, tokenizer) is None
+
+
+# as Llama 3 splits text: a sign goes to the letters after it
+LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+
+
+def test_a_word_after_a_sign_that_the_tokenizer_joins_to_it():
+    merges = [("(", "g"), ("r", "e"), ("re", "a"), ("rea", "t"), ("g", "reat"), ("Ġ", "great")]
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
+    made = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.Sequence([  # type: ignore[assignment]
+        pre_tokenizers.Split(Regex(LETTERS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False),
+    ])  # fmt: skip
+    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    assert tokenizer.tokenize("(great") == ["(g", "reat"]
+    found = [tokenizer.convert_ids_to_tokens(ids) for ids in tokens_of(["great", "at"], "", tokenizer)]
+    assert found == [["great"], ["a", "t"]]
+    assert tokenizer.convert_ids_to_tokens(tokens_of(["great"], " ", tokenizer)[0]) == ["Ġgreat"]
+
+
+def test_a_bad_text_of_a_causal_model_is_skipped(prepare, gpt):
+    fields = FIELDS | {"model.path": str(gpt), "task.label_words": ("home", "Rome"), "task.template": "{text} {mask}"}
+    rows = [VALID[0], {"text": "", "label": "good"}, VALID[1]]
+    f, parts = prepare("classification", "full", TRAIN, rows, **fields)
+    with pytest.raises(UserError, match="jsonl:2: no text before the gap; give it some"):
+        load_data(f, parts, "validation", training=False)
+    data = load_data(*prepare("classification", "full", TRAIN, rows, **fields | {"data.on_bad_row": "skip"}),
+                     "validation", training=False)  # fmt: skip
+    assert data.encoded.rows.tolist() == [0, 2] and len(data.bad.messages) == 1
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_draws_do_not_depend_on_the_order_of_the_rows(prepare, bert, near):
+    fields = SHOWN | {"task.demonstration_encoder": str(bert) if near else ""}
+    seen = []
+    for rows in (VALID, VALID[::-1]):
+        f, parts = prepare("classification", "full", TRAIN, rows, **fields)
+        encoded = load_data(f, parts, "validation", training=False).encoded
+        draws = [tuple(encoded[i].tokens.tolist()) for i in range(len(encoded))]
+        seen.append({rows[row]["text"]: draws[3 * row : 3 * row + 3] for row in range(3)})
+    assert seen[0] == seen[1]
+
+
+def test_each_text_is_given_a_vector_once(prepare, bert, monkeypatch):
+    asked, vectors = [], demonstrations.vectors
+    monkeypatch.setattr(demonstrations, "vectors", lambda path, texts: asked.append(texts) or vectors(path, texts))
+    f, parts = prepare("classification", "full", TRAIN, VALID, **SHOWN | {"task.demonstration_encoder": str(bert)})
+    load_data(f, parts, "train", training=True)
+    for _ in range(2):
+        load_data(f, parts, "validation", training=False)
+    assert asked == [[row["text"] for row in TRAIN], [row["text"] for row in VALID]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Attempts, which are leases."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -10,7 +11,19 @@ import psutil
 import pytest
 
 from ftjax.errors import UserError
-from ftjax.sweep.attempt import Attempt, cause_of, claim, finish, held, last_words, read_attempts
+from ftjax.sweep.attempt import (
+    Attempt,
+    cause_of,
+    causes,
+    claim,
+    exit_code,
+    finish,
+    keep,
+    last_words,
+    read_attempts,
+    tail,
+    with_process,
+)
 
 MINE = (os.getpid(), psutil.Process().create_time())
 
@@ -25,7 +38,8 @@ def test_a_number_is_claimed_once_and_kept(tmp_path):
     assert first and first.alive and claim(tmp_path / "a" / "seed0", 1) is None
     folder = tmp_path / "a" / "seed0"
     assert read_attempts(folder) == [first]
-    ended = finish(folder, held(folder, first, os.getppid()), 143, "preempted")
+    ended = finish(folder, keep(folder, with_process(first, os.getppid())), 143, "preempted")
+    assert finish(folder, first, 1, "lost") == ended  # the first end stays
     second = claim(folder, 2)
     assert read_attempts(folder) == [ended, second] and not ended.alive
     assert len(ended.processes) == 2 and (ended.code, ended.cause) == (143, "preempted")
@@ -51,6 +65,8 @@ def test_who_lives(tmp_path):
         (-15, [], "preempted"),
         (1, ["jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory", "ftjax: x"], "out of memory"),
         (1, ["ValueError"], "exit code 1"),
+        (137, ["slurmstepd: error: Detected 1 oom_kill event in StepId=2.0"], "out of memory"),
+        (None, [], "lost"),
         (0, [], "exit code 0"),
         (-9, [], "signal 9"),
     ],
@@ -61,11 +77,43 @@ def test_causes(code, log, cause):
 
 def test_last_words(tmp_path):
     log = tmp_path / "log"
-    assert last_words(log) == "no output"
+    assert last_words(tail(log)) == "no output"
     log.write_text("a\nValueError: b\n\n")
-    assert last_words(log) == "ValueError: b"
+    assert last_words(tail(log)) == "ValueError: b"
     log.write_text("a\nftjax: wrong\nsome warning at exit\n")
-    assert last_words(log) == "ftjax: wrong"
+    assert last_words(tail(log)) == "ftjax: wrong"
+
+
+@pytest.mark.parametrize(
+    ("codes", "found"),
+    [({}, None), ({0: 0, 1: 0}, 0), ({0: 143, 1: 0}, 143), ({0: 143, 1: 1}, 1), ({1: 2, 0: 134}, 2), ({0: ""}, None)],
+)
+def test_the_process_to_blame(tmp_path, codes, found):
+    for n, (rank, code) in enumerate(codes.items()):
+        path = tmp_path / f"attempt-1.{rank}.code"
+        path.write_text(f"{code}\n")
+        os.utime(path, (n, n))
+    (tmp_path / "attempt-2.0.code").write_text("7")
+    assert exit_code(tmp_path, attempt()) == found
+
+
+def test_each_further_start_is_a_preemption(tmp_path):
+    ended = attempt(cause="exit code 1", ended=1.0)
+    assert causes(tmp_path, [ended, attempt(number=2, job="x")]) == {"exit code 1": 1, "running": 1}
+    ended.starts(tmp_path).write_text("a\nb\nc\n")
+    assert causes(tmp_path, [ended]) == {"exit code 1": 1, "preempted": 2}
+    (tmp_path / "result.json").write_text("{}")
+    assert causes(tmp_path, [attempt(job="x")]) == {"done": 1, "preempted": 2}
+
+
+def test_without_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    first = claim(tmp_path, 1, "gke", "name")
+    assert first and claim(tmp_path, 1) is None and read_attempts(tmp_path) == [first]
+    assert (first.on, first.job, first.where, first.alive) == ("gke", "name", "gke name", True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"number": 1}'])

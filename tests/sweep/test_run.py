@@ -12,18 +12,20 @@ from ftjax.errors import UserError
 from ftjax.files import write_json
 from ftjax.sweep import run as module
 from ftjax.sweep.attempt import Attempt, claim, read_attempts
+from ftjax.sweep.backend import Local
 from ftjax.sweep.record import read
 from ftjax.sweep.run import Sweeper
 
 
-class Fake:
-    """Starts jobs that end at their second poll as `ends[label]` says: exit codes, or 'done' with a result."""
+class Fake(Local):
+    """Starts processes that end at their second poll as `ends[label]` says: exit codes, or 'done' with a result."""
 
     def __init__(self, finish, ends=None, says=""):
+        super().__init__()
         self.finish, self.ends, self.says = finish, ends or {}, says
         self.started, self.at_once, self.most = [], 0, 0
 
-    def __call__(self, run, log):
+    def start(self, run, log, group):
         log.write_text(self.says)
         self.started.append(run.label)
         self.at_once += 1
@@ -40,14 +42,21 @@ class FakeJob:
         self.polls += 1
         if self.polls < 2:
             return None
-        self.backend.at_once -= 1
-        if self.end == "done":
-            self.backend.finish(self.run, 0.5)
-            return 0
-        return self.end
+        if self.polls == 2:
+            self.backend.at_once -= 1
+            if self.end == "done":
+                self.backend.finish(self.run, 0.5)
+        return 0 if self.end == "done" else self.end
 
     def send_signal(self, sig):
         self.end = -sig
+
+
+def starting(start):
+    """A backend of `start(run, log file)`."""
+    backend = Local()
+    backend.start = lambda run, log, group: start(run, log)
+    return backend
 
 
 @pytest.fixture
@@ -116,7 +125,7 @@ def test_a_result_is_done_whatever_the_exit_code(sweep, finish):
             finish(self.run, 0.5)
             return 1
 
-    records = Sweeper(lambda run, log: Job(None, run, 1), say=print, pause=0)(made.runs[:1])
+    records = Sweeper(starting(lambda run, log: Job(None, run, 1)), say=print, pause=0)(made.runs[:1])
     assert records[0].state == "done" and causes(made, "one, r=2, seed 0") == ["done"]
 
 
@@ -181,13 +190,15 @@ for name in ("config.json", "result.json"):
 SWEEP = """
 import subprocess, sys
 from pathlib import Path
+from ftjax.sweep.backend import Local
 from ftjax.sweep.run import Sweeper
 from ftjax.sweep.workdir import plan
 
 experiment, workdir, made, trial = sys.argv[1:]
 runs = plan(experiment, "nano", "configs/default.py", [], Path(workdir)).runs
-start = lambda run, log: subprocess.Popen([sys.executable, "-S", trial, run.folder, Path(made) / run.label])
-records = Sweeper(start, jobs=2, pause=0)(runs)
+backend = Local()
+backend.start = lambda run, *_: subprocess.Popen([sys.executable, "-S", trial, run.folder, Path(made) / run.label])
+records = Sweeper(backend, jobs=2, pause=0)(runs)
 sys.exit(any(record.state != "done" for record in records))
 """
 
@@ -221,7 +232,7 @@ def test_an_interruption_ends_the_children(sweep, monkeypatch, deaf):
         return children[-1]
 
     with pytest.raises(KeyboardInterrupt):
-        Sweeper(start, jobs=3, say=print, pause=0)(made.runs)
+        Sweeper(starting(start), jobs=3, say=print, pause=0)(made.runs)
     assert [child.returncode for child in children] == [-signal.SIGKILL if deaf else -signal.SIGTERM] * 2
     for run in made.runs[:2]:
         assert [attempt.cause for attempt in read_attempts(run.folder)] == ["interrupted"]
@@ -233,10 +244,10 @@ def test_an_interruption_ends_the_children(sweep, monkeypatch, deaf):
 def test_a_full_disk_ends_the_sweep_and_its_children(sweep, finish, monkeypatch):
     made, backend = sweep(), Fake(finish, {"one, r=2, seed 0": [None]})
 
-    def full(folder, number):
+    def full(folder, *rest):
         if folder == made.runs[1].folder:
             raise UserError(f"cannot write to {folder}: No space left on device")
-        return claim(folder, number)
+        return claim(folder, *rest)
 
     monkeypatch.setattr(module, "claim", full)
     with pytest.raises(UserError, match="No space left"):

@@ -1,0 +1,51 @@
+#!/bin/bash
+# A Slurm of two virtual nodes on this machine, by Debian's packages, as root: start.sh FOLDER; stop.sh FOLDER ends it.
+#     apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
+set -eu
+folder=$(realpath -m "$1")
+mkdir -p "$folder"/state "$folder"/spool.n1 "$folder"/spool.n2 /run/munge
+if ! munge -n >/dev/null 2>&1; then
+    chown munge: /run/munge /var/lib/munge /var/log/munge
+    setpriv --reuid=munge --regid=munge --clear-groups munged --foreground >"$folder/munged.log" 2>&1 &
+    echo $! >"$folder/munged.pid"
+    for _ in $(seq 20); do munge -n >/dev/null 2>&1 && break; sleep 0.1; done
+fi
+cat >"$folder/slurm.conf" <<CONF
+ClusterName=test
+SlurmctldHost=$(hostname)(127.0.0.1)
+SlurmUser=root
+SlurmctldPort=16817
+SlurmctldPidFile=$folder/slurmctld.pid
+SlurmctldLogFile=$folder/slurmctld.log
+SlurmdPidFile=$folder/slurmd.%n.pid
+SlurmdLogFile=$folder/slurmd.%n.log
+SlurmdSpoolDir=$folder/spool.%n
+SlurmdParameters=config_overrides
+StateSaveLocation=$folder/state
+AuthType=auth/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=5,bf_interval=5
+JobRequeue=1
+KillWait=60
+MinJobAge=60
+ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n[1-2] NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=2
+PartitionName=low Nodes=n[1-2] Default=YES PriorityTier=1 GraceTime=120
+PartitionName=high Nodes=n[1-2] PriorityTier=2
+CONF
+export SLURM_CONF="$folder/slurm.conf"
+slurmctld
+slurmd -N n1
+slurmd -N n2
+for _ in $(seq 60); do
+    if [ "$(sinfo --noheader --states=idle --format=%D --partition=low 2>/dev/null)" = 2 ]; then exit 0; fi
+    sleep 0.5
+done
+sinfo >&2
+exit 1
