@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_TEST := $(VENV)/.installed-test
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-slurm lint types clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ demo: $(READY)
 
 test: $(READY_TEST)
 	$(BIN)/python -m pytest
+
+# As root, on Debian after: apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
+test-slurm: $(READY_TEST)
+	TEST_SLURM=1 $(BIN)/python -m pytest -n 0 -rs tests/slurm
 
 lint: $(READY_TEST)
 	$(BIN)/ruff check .

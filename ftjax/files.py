@@ -13,10 +13,29 @@ from ftjax.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Written aside, then renamed."""
+    """Written aside, then renamed.
+
+    Raises:
+      UserError: a place that cannot be written to.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.rename(path)
+    try:
+        aside.write_text(text)
+        aside.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise UserError(f"cannot write to {path}: {error.strerror or error}") from None
+
+
+def check_other(source: Path | None, output: Path | None, flag: str) -> None:
+    """UserError where what is written would take the place of what is read, or has no folder to go to."""
+    if output is None:
+        return
+    if source is not None and output.resolve() == source.resolve():
+        raise UserError(f"{flag}={output} is what is read; give another file")
+    if not output.parent.is_dir() or output.is_dir():
+        raise UserError(f"{flag}={output}: give a file in a folder that is there")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,6 +24,17 @@ MANAGED = "app.kubernetes.io/managed-by"
 KEEP = 86400  # seconds that a finished JobSet can be looked at
 
 
+class Dumper(yaml.SafeDumper):
+    """Scripts as blocks."""
+
+
+def _text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Dumper.add_representer(str, _text)
+
+
 @dataclass
 class Gke(Cluster):
     """Fields without a default are needed."""
@@ -52,7 +63,7 @@ class Gke(Cluster):
 
     def render(self, run: Run, number: int) -> str:
         """The JobSet as YAML."""
-        return yaml.safe_dump(self.manifest(run, number), sort_keys=False, width=1000)
+        return yaml.dump(self.manifest(run, number), Dumper=Dumper, sort_keys=False, width=1000)
 
     def manifest(self, run: Run, number: int) -> dict[str, Any]:
         """The JobSet.
@@ -74,7 +85,7 @@ class Gke(Cluster):
             "workingDir": self.directory,
             "command": ["bash", "-c", PROCESS, "ftjax", self.at(run, number), *command],
             "env": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": compiled}],
-            "resources": {"requests": tpu, "limits": tpu},
+            "resources": {"requests": tpu, "limits": dict(tpu)},
             "volumeMounts": [{"name": "bucket", "mountPath": self.mount}],
         }
         pod = {

@@ -24,7 +24,7 @@ SCRIPT = """\
 #!/bin/bash
 {options}
 {setup}export JAX_COORDINATOR_ADDRESS=$(hostname):$((10000 + SLURM_JOB_ID % 20000))
-export JAX_COMPILATION_CACHE_DIR={compiled}-$SLURM_JOB_PARTITION JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
+export JAX_COMPILATION_CACHE_DIR={compiled}-$SLURM_JOB_PARTITION
 trap : TERM
 srun --kill-on-bad-exit=1 {srun}bash -c {process} ftjax {at} \\
     {command}

@@ -21,7 +21,7 @@ from absl import flags
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row, place, read_parallel, read_rows, suffix
 from ftjax.errors import UserError
-from ftjax.files import write_rows
+from ftjax.files import check_other, write_rows
 
 ADDED = ("vector", "words", "vectors")
 
@@ -114,6 +114,7 @@ def _check(get: Any, words: bool, input: Path | None, output: Path | None, index
     for name, path in (("output", output), ("index", index)):
         if path and path.suffix not in formats:
             raise UserError(f"--{name}={path}: of --level={get('level')} it is {' or '.join(formats)}")
+    check_other(input, output, "--output")
     if index and output:
         raise UserError("--index is for a search, and --output for the vectors of --input; give one of them")
     if bool(input) == bool(index and index.suffix == ".jsonl"):
@@ -146,8 +147,10 @@ def read_index(path: Path, rows: list[Row], column: str, words: bool) -> Index:
     if path.suffix == ".npy":
         try:
             vectors = np.load(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
+        if not isinstance(vectors, np.ndarray):
+            raise UserError(f"{path}: not one array; give what --output=FILE.npy wrote")
         if vectors.ndim != 2 or len(vectors) != len(rows):
             raise UserError(f"{path}: an array {list(vectors.shape)}, and --input has {len(rows)} rows; give its own")
         return _index([row[column] for row in rows], [place(row) for row in rows], list(vectors), False)

@@ -11,7 +11,7 @@ from absl import flags
 
 from ftjax.cli.flags import define_config, read_config
 from ftjax.errors import UserError
-from ftjax.files import write_rows
+from ftjax.files import check_other, write_rows
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -32,18 +32,17 @@ def main(values: flags.FlagValues) -> None:
     workdir, split = values["workdir"].value, values["split"].value
     if bool(workdir) == (values["config"].value is not None):
         raise UserError("give either --workdir=RUN or --config=configs/default.py:model=...,task=...")
+    if split not in (None, "train", "validation", "test"):
+        raise UserError(f"--split={split}: give train, validation or test")
+    if values["output"].value:
+        check_other(None, Path(values["output"].value), "--output")
     if workdir:
         f, parts = load_run(Path(workdir))
     else:
-        config, default = read_config(values)
-        f = Fields(config)
+        f = Fields(read_config(values)[0])
         parts = build(f)
     split = split or f.task.eval_split
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"--split={split}: give train, validation or test")
     result, rows = evaluate_split(f, parts, split)
-    if not workdir:
-        f.check_all_read(default)
     output = values["output"].value or (Path(workdir) / f"eval-{split}.jsonl" if workdir else None)
     if output and rows:
         write_rows(Path(output), rows)

@@ -26,7 +26,7 @@ def main(values: flags.FlagValues) -> None:
     """Makes the run, and prints its method, fields and sizes."""
     from ftjax import tree
     from ftjax.hub import peft
-    from ftjax.train.build import build, get_task, load_model
+    from ftjax.train.build import build, get_kind, get_task, load_model
     from ftjax.train.fields import Fields
 
     get: Any = lambda name: values[name].value  # noqa: E731
@@ -40,7 +40,8 @@ def main(values: flags.FlagValues) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--workdir={workdir} is there already; take another one")
     f = Fields(_config(values, f"model={model}"))
-    found = peft.read(adapter, *load_model(f, get_task(f)))
+    task = get_task(f)
+    found = peft.read(adapter, *load_model(f, get_kind(f, task), task.classes(f.task)))
     config = _config(values, f"model={model},method={found.method}")
     config.method.update(found.fields)
     parts = build(Fields(config))

@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
         if not isinstance(error, flags.Error) and not _from_config(error):
             raise
         # absl carries a config file's error as the text of its traceback, whose last line says it
-        return _fail(re.split(r"\n\w*Error: ", str(error))[-1].strip("'\""))
+        told = re.split(r"\n\w*Error: ", str(error))[-1].strip("'\"")
+        return _fail(told.replace("\\n", " ").replace("\\'", "'"))  # a KeyError's text is quoted twice
     except RunError as error:
         print(f"ftjax: {error}", file=sys.stderr)
         return error.code

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import UserError
-from ftjax.files import write_rows
+from ftjax.files import check_other, write_rows
 
 DATA_TO_TEXT = ("bleu", "nist", "rouge_l", "cider", "chrf", "meteor")
 TASKS = {
@@ -47,8 +47,7 @@ def main(values: flags.FlagValues) -> None:
     if unknown := [name for name in names or () if name not in WRITTEN]:
         raise UserError(f"--metrics={','.join(unknown)}: give some of {', '.join(WRITTEN)}")
     output = Path(get("per_example")) if get("per_example") else None
-    if output and not output.parent.is_dir():
-        raise UserError(f"--per_example={output}: there is no folder {output.parent}; make it first")
+    check_other(Path(source), output, "--per_example")
     predictions, references = _read(Path(source))
     wanted = names or TASKS[task]
     if "meteor" in wanted and not names and (reason := why_absent()):

@@ -144,6 +144,8 @@ def make_runs(
         except UserError as error:
             raise UserError(f"{experiment.path}: {key[0]}, {key[1]}: {error}") from None
         folder = workdir / identity(config, digests) / f"seed{config['seed']}"
+        if any(run.folder == folder and run.trial[:2] == key[:2] for run in runs):
+            raise UserError(f"{experiment.path}: {key[0]}, {key[1]}: two seeds are one run; give no --config.seed")
         runs.append(Run(trial, (*told, f"--workdir={folder}"), config, folder))
     _check_paper(experiment, {(t.row, name) for t in trials for name in columns(t, experiment.metrics)})
     return runs

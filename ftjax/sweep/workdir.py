@@ -82,7 +82,7 @@ def _read(workdir: Path) -> dict[str, Any]:
     path = workdir / "sweep.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} has no sweep.json; give the --workdir of a sweep") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); remove it and give the sweep's command again") from None

@@ -102,6 +102,7 @@ def read_examples(f: Any, task: Task, split: Split, eos: str) -> tuple[list[Any]
     """The examples of a split, where each is from, and what became of bad rows."""
     bad = BadRows(f.data.on_bad_row)
     examples, where = [], []
+    require("task.per_class", f.task.per_class, f.task.per_class >= 0, "0 (all) or more")
     few_shot = f.task.per_class and split != "test"
     for row in task.load(f.task, "train" if few_shot else split, bad):
         with bad:
@@ -124,6 +125,7 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     require(name, size, size >= 1, "1 or more")
     require("task.eval_split", split, split in ("train", "validation", "test"), "train, validation or test")
     require("seed", f.seed, f.seed >= 0, "0 or more")
+    require("task.max_length", cfg.max_length, cfg.max_length >= 1, "1 or more")
     eos = parts.tokenizer.eos_token or ""
     if training and (corpus := _corpus(f, parts)):
         bad = BadRows(data.on_bad_row)

@@ -27,6 +27,8 @@ def schedule(cfg: Any, steps: int, steps_per_epoch: int) -> optax.Schedule:
       UserError: an unknown schedule, a warm-up longer than the run.
     """
     peak, per_epoch = cfg.learning_rate, cfg.schedule_by == "epoch"
+    if not peak >= 0:
+        raise UserError(f"optimizer.learning_rate={peak}: give 0 or more")
     total = max(math.ceil(steps / steps_per_epoch) if per_epoch else steps, 1)
     warmup = round(cfg.warmup * total) if cfg.warmup < 1 else int(cfg.warmup)
     if cfg.schedule_by not in ("step", "epoch"):

@@ -6,6 +6,9 @@ import re
 import pytest
 
 from ftjax.cli.main import main
+from ftjax.sweep.attempt import claim, keep
+from ftjax.sweep.workdir import claim as claim_sweep
+from ftjax.sweep.workdir import plan
 
 EXPERIMENT = '''"""One trial."""
 
@@ -64,6 +67,24 @@ def test_from_end_to_end(command, tmp_path):
     assert code == 1 and "damaged" in out and "1 of 1 runs are not done" in err
 
 
+def test_jobs_are_shown_before_they_are_submitted_and_in_the_status(command, tmp_path):
+    flags = ["--on=slurm", "--launch.partition=long", "--launch.processes=2", "--config.mesh.data=0"]
+    code, out, _ = command("sweep", *flags, "--preemptions=3", "--dry_run")
+    assert code == 0 and out.startswith("waiting  row, seed 3: #!/bin/bash\n") and "--partition=long" in out
+    assert "--distributed=auto" in out and "-le 3 ]" in out and not (tmp_path / "runs").exists()
+    sweep = plan(str(tmp_path / "one.py"), "nano", "configs/default.py", ["--config.mesh.data=0"], tmp_path / "runs")
+    claim_sweep(sweep, "configs/default.py")
+    folder = sweep.runs[0].folder
+    attempt = claim(folder, 1, "slurm", "ft-name")
+    assert "| queued |" in command("status")[1] and "| slurm ft-name |" in command("status")[1]
+    keep(folder, attempt._replace(id="12"))
+    attempt.starts(folder).write_text("now n1 12\nlater n1 12\n")
+    out = command("status")[1]
+    assert "| running |" in out and "| 1 running, 1 preempted | slurm 12 |" in out and "attempt-1.0.log" in out
+    code, out, _ = command("sweep", *flags, "--dry_run")
+    assert code == 0 and out == "running  row, seed 3\n"
+
+
 def test_bad_input_of_a_trial_is_final_and_fails_the_sweep(command):
     code, out, err = command("sweep", "--config.model.path=no/where/at/all", "--retries=3")
     assert code == 1 and out.count("bad input") == 1 and "no/where" in out and "not done" in err
@@ -80,6 +101,9 @@ def test_bad_input_of_a_trial_is_final_and_fails_the_sweep(command):
         (["--jobs=0"], ("jobs",)),
         (["other.py"], ("unexpected", "other.py")),
         (["--config=nowhere.py"], ("nowhere.py",)),
+        (["--on=moon"], ("--on=moon", "gke, slurm, tpu_vm")),
+        (["--on=gke", "--launch.image=x"], ("--on=gke needs", "--launch.queue=")),
+        (["--launch.partition=x"], ("--launch.partition", "local", "gpus")),
     ],
 )
 def test_refused(command, tmp_path, argv, words):

@@ -12,7 +12,7 @@ from configs.default import get_config
 from ftjax.data.tasks.task import Labelled, Scored
 from ftjax.errors import UserError
 from ftjax.kinds import demonstrations
-from ftjax.kinds.gap import Filled, shorter, tokens_of
+from ftjax.kinds.gap import Filled, shorter, tokens_of, up_to_gap
 from ftjax.train.build import build, load_data
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.fields import Fields
@@ -334,6 +334,14 @@ def test_a_bad_text_of_a_causal_model_is_skipped(prepare, gpt):
     data = load_data(*prepare("classification", "full", TRAIN, rows, **fields | {"data.on_bad_row": "skip"}),
                      "validation", training=False)  # fmt: skip
     assert data.encoded.rows.tolist() == [0, 2] and len(data.bad.messages) == 1
+
+
+def test_a_prompt_that_reaches_into_its_word(prepare, gpt):
+    tokenizer = prepare("lm", "full", [], [], **{"model.path": str(gpt)})[1].tokenizer
+    first, second, third = up_to_gap(["the c", "the cat", ""], "at", tokenizer, ["x:1", "x:2", "x:3"])
+    assert str(first) == "x:1: token 'Ġcat' reaches into the word in the gap; put a space before it"
+    assert second == tokenizer("the cat")["input_ids"]
+    assert str(third) == "x:3: no text before the gap; give it some"
 
 
 @pytest.mark.parametrize("near", [False, True])

@@ -63,7 +63,8 @@ class Fake(Cluster):
             if looks < 1:
                 found[name] = "queued"
             elif looks < 2 or end == "hangs":
-                run.folder.joinpath(f"attempt-{number}.starts").write_text("x\n")
+                if looks == 1:
+                    run.folder.joinpath(f"attempt-{number}.starts").write_text("x\n")
                 found[name] = "running"
             else:
                 self.over(run, number, end)

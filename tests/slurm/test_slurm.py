@@ -19,7 +19,10 @@ from ftjax.sweep.workdir import open_sweep
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name)]
-pytestmark = pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason=f"not root, or without {MISSING}")
+pytestmark = [
+    pytest.mark.skipif("TEST_SLURM" not in os.environ, reason="takes minutes: make test-slurm"),
+    pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason=f"not root, or without {', '.join(MISSING)}"),
+]
 
 PREEMPTED, KILLED = "long, seed 0", "killed, seed 0"
 EXPERIMENT = '''"""Six trials, of which one is long enough to be preempted."""

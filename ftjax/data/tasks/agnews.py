@@ -13,10 +13,12 @@ HEADER = ("Class Index", "Title", "Description")  # of the original files, where
 def expand(row: Row) -> Iterator[Row]:
     """Rows of the original files count the classes from 1."""
     if set(HEADER) <= row.keys():
-        index = row["Class Index"].strip()
+        if not all(isinstance(row[name], (str, int)) for name in HEADER):
+            raise UserError(f"{row.where}: {', '.join(HEADER)} must be text or a number")
+        index = str(row["Class Index"]).strip()
         if index not in ("1", "2", "3", "4"):
             raise UserError(f"{row.where}: the class is '{index}'; it is from 1 to 4")
-        text = f"{row['Title'].strip()} {row['Description'].strip()}"
+        text = f"{str(row['Title']).strip()} {str(row['Description']).strip()}"
         row = Row({"text": text, "label": CLASSES[int(index) - 1]}, row.where)
     yield row
 

@@ -27,7 +27,7 @@ def messages(value: Any) -> list[tuple[str, str, bool | None]]:
     found = []
     for number, one in enumerate(value, 1):
         role, content = one.get("role", one.get("from")), one.get("content", one.get("value"))
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise ValueError(f"message {number} is of '{role}', none of {', '.join(ROLES)}")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"message {number} has no text")

@@ -24,8 +24,8 @@ def expand(row: Row) -> Iterator[Row]:
         yield row
         return
     triples, texts = row["tripleset"], row.get("annotations")
-    if isinstance(texts, dict):  # the hub's
-        texts = [{"text": text} for text in texts.get("text") or ()]
+    if isinstance(texts, dict) and isinstance(texts.get("text"), list):  # the hub's
+        texts = [{"text": text} for text in texts["text"]]
     if not isinstance(texts, list) or not all(isinstance(text, dict) for text in texts):
         raise UserError(f"{row.where}: no list of texts under annotations")
     try:

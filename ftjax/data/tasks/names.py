@@ -8,6 +8,7 @@ from ftjax.data.names import names
 from ftjax.data.sources import Row, find_split, is_hub_id
 from ftjax.data.tasks.table import Source, columns_of, cut, file_of, load_table, part_of, to_roles
 from ftjax.data.tasks.task import Split
+from ftjax.errors import UserError
 
 COLUMNS = {"name": "name"}
 
@@ -28,6 +29,9 @@ def load_names(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
         columns, before = columns_of(cfg, COLUMNS), len(bad.messages)
         path = find_split(cfg.data, split, ("names.txt",)) if Path(cfg.data).is_dir() else Path(cfg.data)
         return cut(to_roles(source.read(path, columns, bad), columns, bad, source, path, before), cfg, split, path)
+    for name in ("train_size", "validation_size", "test_size"):
+        if getattr(cfg, name) < 0:
+            raise UserError(f"task.{name}={getattr(cfg, name)}: give 0 or more")
     made = names(cfg.train_size + cfg.validation_size + cfg.test_size, cfg.seed)
     rows = [Row({"name": name}, f"generated names:{number}") for number, name in enumerate(made, 1)]
     return part_of(rows, (cfg.train_size, cfg.train_size + cfg.validation_size), cfg, split, "generated names")

@@ -91,7 +91,10 @@ def columns_of(cfg: Any, defaults: Columns) -> dict[str, str]:
 
 def limited(rows: list[Row], cfg: Any, split: Split) -> list[Row]:
     """The first max_train_rows or max_eval_rows; 0 takes all."""
-    limit = cfg.max_train_rows if split == "train" else cfg.max_eval_rows
+    name = "max_train_rows" if split == "train" else "max_eval_rows"
+    limit = getattr(cfg, name)
+    if limit < 0:
+        raise UserError(f"task.{name}={limit}: give 0 (all) or more")
     return rows[:limit] if limit else rows
 
 

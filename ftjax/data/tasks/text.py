@@ -33,6 +33,8 @@ def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
         raise UserError("task.files.test is not set; the text task holds out validation documents only")
     elif not cfg.data:
         raise UserError(f"task.data and task.files.{split} are empty; give .txt documents")
+    elif Path(cfg.data).is_file() and suffix(cfg.data) != ".txt":
+        raise UserError(f"{cfg.data}: task.data is a .txt file or a directory; give rows as task.files.{split}")
     elif Path(cfg.data).is_file():
         row = _document(Path(cfg.data), read_text(cfg.data))
         cut = len(row["text"]) * (HOLD_OUT - 1) // HOLD_OUT

@@ -48,8 +48,9 @@ def expand(row: Row) -> Iterator[Row]:
     triples = row[name]
     texts = row.get("refs", row.get("lexicalisations", row.get("lex")))
     if isinstance(triples, dict):  # the hub's: sets of triples, of which the first is the text's
-        triples = (triples.get("mtriple_set") or [None])[0]
-    if isinstance(texts, dict):
+        sets = triples.get("mtriple_set")
+        triples = sets[0] if isinstance(sets, list) and sets else None
+    if isinstance(texts, dict) and all(isinstance(values, list) for values in texts.values()):
         texts = [dict(zip(texts, values)) for values in zip(*texts.values())]
     if not isinstance(texts, list) or not all(isinstance(text, dict) for text in texts):
         raise UserError(f"{row.where}: no list of texts under refs, lexicalisations or lex")

@@ -50,9 +50,12 @@ def _written(sql: dict[str, Any], header: Any, where: str) -> str:
     try:
         conditions = sql["conds"]
         if isinstance(conditions, dict):  # the hub's
-            conditions = zip(conditions["column_index"], conditions["operator_index"], conditions["condition"])
+            names = ("column_index", "operator_index", "condition")
+            conditions = list(zip(*(conditions[name] for name in names)))
         tests = [f"{header[column]} {OPERATORS[operator]} {value}" for column, operator, value in conditions]
         chosen = f"{AGGREGATES[sql['agg']]} {header[sql['sel']]}".strip()
+        if min(sql["agg"], sql["sel"], *(n for column, operator, _ in conditions for n in (column, operator))) < 0:
+            raise IndexError("a negative number")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{where}: sql does not fit the header {header!r:.40} ({error!r})") from None
     return f"SELECT {chosen} FROM table" + (f" WHERE {' AND '.join(tests)}" if tests else "")
