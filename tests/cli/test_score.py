@@ -46,7 +46,7 @@ def test_a_task(run, tmp_path):
     (["--metrics=exact_match,rouge1"], {"exact_match", "rouge1"}),
     (["--task=e2e", "--metrics=chrf"], {"chrf"}),
     (["--task=squad"], {"squad_exact_match", "squad_f1"}),
-    (["--task=summarization"], {"rouge1", "rouge2", "rougeL"}),
+    (["--task=summarisation"], {"rouge1", "rouge2", "rougeL"}),
     (["--task=translation"], {"bleu_cased", "chrf"}),
     (["--task=classification"], {"exact_match"}),
 ])  # fmt: skip
@@ -61,7 +61,7 @@ def test_which_metrics(run, flags, names):
     (["--task=nothing"], ["--task", "e2e"]),
     (["--metrics=bleu,f1"], ["f1", "rouge_l"]),
     (["--metrics=meteor"], ["no METEOR", "pycocoevalcap"]),
-    (["--task=e2e", "--per_example=nowhere/out.jsonl"], ["no folder nowhere"]),
+    (["--task=e2e", "--per_example=nowhere/out.jsonl"], ["nowhere/out.jsonl", "a folder that is there"]),
     (["--task=e2e", "--predictions=nowhere.jsonl"], ["nowhere.jsonl", "no such file"]),
 ])  # fmt: skip
 def test_bad_input(run, flags, words):

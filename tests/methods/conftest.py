@@ -68,7 +68,7 @@ def wrapped(example, around):
     """An example with the pieces around the part before its first label."""
     if around is None:
         return example
-    start, end = around.edges(example.tokens, example.labels, True)
+    start, end = around.edges(example.tokens, example.labels)
     at = [start] * len(around.before) + [end] * len(around.after)
     new = [*around.before, *around.after]
     return type(example)(np.insert(example.tokens, at, new), np.insert(example.labels, at, -100))

@@ -1,8 +1,9 @@
 #!/bin/bash
-# A Slurm of two virtual nodes on this machine, by Debian's packages, as root: start.sh FOLDER; stop.sh FOLDER ends it.
+# A Slurm of two virtual nodes on this machine, by Debian's packages, as root: start.sh FOLDER. stop.sh FOLDER ends it.
 #     apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 set -eu
 folder=$(realpath -m "$1")
+port=$((30000 + RANDOM / 4 * 3))  # of its own, as the numbers of its jobs, of which JAX's ports are made
 mkdir -p "$folder"/state "$folder"/spool.n1 "$folder"/spool.n2 /run/munge
 if ! munge -n >/dev/null 2>&1; then
     chown munge: /run/munge /var/lib/munge /var/log/munge
@@ -14,7 +15,8 @@ cat >"$folder/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmUser=root
-SlurmctldPort=16817
+SlurmctldPort=$port
+FirstJobId=$port
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdPidFile=$folder/slurmd.%n.pid
@@ -35,7 +37,7 @@ MinJobAge=60
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=n[1-2] NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=2
+NodeName=n[1-2] NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=2
 PartitionName=low Nodes=n[1-2] Default=YES PriorityTier=1 GraceTime=120
 PartitionName=high Nodes=n[1-2] PriorityTier=2
 CONF
