@@ -175,7 +175,7 @@ class Loader(grain.IterDataset[Arrays]):
             sequences = (examples[:, None] * group + np.arange(group)).ravel()
             per_line = np.repeat(per_row, group)
         laid = _Laid(encoded, sequences, per_line, shape.length, self._left, cut=encoded.by == "next")
-        batch = laid.inputs()
+        batch: Arrays = laid.inputs()
         if group > 1:
             batch = {name: x.reshape(rows, group, -1) for name, x in batch.items()}
         if encoded.source:

@@ -218,7 +218,7 @@ def test_a_run_s_vectors(run, folder, tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("flags, words", [
     ([], ["--output", "--query"]),
-    (["--output=x/out.npy"], ["no folder x"]),
+    (["--output=x/out.npy"], ["x/out.npy", "a folder that is there"]),
     (["--output=out.csv"], ["out.csv", ".jsonl or .npy"]),
     (["--output=out.npy", "--level=word"], ["out.npy", "word", ".jsonl"]),
     (["--query=a", "--level=word", "--pooling=max"], ["--pooling"]),
