@@ -17,7 +17,7 @@ from ftjax.sweep.trial import Run
 log = logging.getLogger(__name__)
 FRESH = 2.0  # seconds that a look at all jobs serves
 
-# One process of a trial: `bash -c PROCESS ftjax AT COMMAND...`, where AT is .../attempt-<n>. Its output goes to
+# One process of a trial: `bash -c PROCESS process AT COMMAND...`, where AT is .../attempt-<n>. Its output goes to
 # AT.<rank>.log, its exit code to AT.<rank>.code; SIGTERM goes on to the command. It does nothing where somebody went on
 # with the trial without this job, as when a submission came so late that it was taken for lost.
 PROCESS = """\

@@ -83,7 +83,7 @@ class Gke(Cluster):
             "name": "train",
             "image": self.image,
             "workingDir": self.directory,
-            "command": ["bash", "-c", PROCESS, "ftjax", self.at(run, number), *command],
+            "command": ["bash", "-c", PROCESS, "process", self.at(run, number), *command],
             "env": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": compiled}],
             "resources": {"requests": tpu, "limits": dict(tpu)},
             "volumeMounts": [{"name": "bucket", "mountPath": self.mount}],

@@ -26,7 +26,7 @@ SCRIPT = """\
 {setup}export JAX_COORDINATOR_ADDRESS=$(hostname):$((10000 + SLURM_JOB_ID % 20000))
 export JAX_COMPILATION_CACHE_DIR={compiled}-$SLURM_JOB_PARTITION
 trap : TERM
-srun --kill-on-bad-exit=1 {srun}bash -c {process} ftjax {at} \\
+srun --kill-on-bad-exit=1 {srun}bash -c {process} process {at} \\
     {command}
 code=$?
 ended() {{ cat {at}.*.code | sort -u | grep -vx 0; }}

@@ -30,7 +30,7 @@ mkdir -p {mount}
 gcsfuse --implicit-dirs {bucket} {mount}
 docker run --rm --privileged --network=host --stop-timeout=120 --volume={mount}:{mount} --workdir={directory} \\
     --env=RANK=$rank --env=JAX_COMPILATION_CACHE_DIR={compiled} {image} \\
-    bash -c {process} ftjax {at} \\
+    bash -c {process} process {at} \\
     {command}
 if [ "$rank" = 0 ] && [ "$(cat {at}.0.code)" != 143 ]; then
     gcloud {delete}

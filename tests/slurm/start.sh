@@ -4,13 +4,12 @@
 set -eu
 folder=$(realpath -m "$1")
 port=$((30000 + RANDOM / 4 * 3))  # of its own, as the numbers of its jobs, of which JAX's ports are made
-mkdir -p "$folder"/state "$folder"/spool.n1 "$folder"/spool.n2 /run/munge
-if ! munge -n >/dev/null 2>&1; then
-    chown munge: /run/munge /var/lib/munge /var/log/munge
-    setpriv --reuid=munge --regid=munge --clear-groups munged --foreground >"$folder/munged.log" 2>&1 &
-    echo $! >"$folder/munged.pid"
-    for _ in $(seq 20); do munge -n >/dev/null 2>&1 && break; sleep 0.1; done
-fi
+mkdir -p "$folder"/state "$folder"/spool.n1 "$folder"/spool.n2
+head -c 64 /dev/urandom >"$folder/munge.key"
+chmod 600 "$folder/munge.key"
+chmod 755 "$folder"
+munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" --pid-file="$folder/munged.pid" \
+    --seed-file="$folder/munge.seed" --log-file="$folder/munged.log" 2>"$folder/munged.err"
 cat >"$folder/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$(hostname)(127.0.0.1)
@@ -25,6 +24,8 @@ SlurmdSpoolDir=$folder/spool.%n
 SlurmdParameters=config_overrides
 StateSaveLocation=$folder/state
 AuthType=auth/munge
+AuthInfo=socket=$folder/munge.socket
+CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none

@@ -103,25 +103,32 @@ def test_six_trials_of_which_one_is_preempted_and_one_killed(slurm, start, tmp_p
     both.append(start(command))
     runs = {run.label: run for run in open_sweep(workdir).runs}
 
-    # Held until Slurm preempts it: with SIGTERM comes SIGCONT.
-    long, killed = runs[PREEMPTED], runs[KILLED]
-    wait(lambda: read_rows(long.folder), "first step")
-    for process in processes(long):
-        process.send_signal(signal.SIGSTOP)
-    assert len(processes(long)) == 2
-    wait(lambda: read_rows(killed.folder), "first step")
-    processes(killed)[-1].send_signal(signal.SIGKILL)
-    wait(lambda: any(a.ended for a in read_attempts(killed.folder)), "end of what was killed")
-    slurm("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-
-    def again():
+    def hurry():
         """Requeued jobs wait for two minutes, but for this."""
+        time.sleep(0.2)
         for job in slurm("squeue", "--noheader", "--states=PENDING", "--partition=low", "--format=%i").split():
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False, capture_output=True)
-        time.sleep(0.5)
+
+    hit = set()
+
+    def both_are_hit():
+        hurry()
+        if read_rows(runs[PREEMPTED].folder) and PREEMPTED not in hit:
+            for process in processes(runs[PREEMPTED]):
+                process.send_signal(signal.SIGSTOP)  # with the preemption's SIGTERM comes SIGCONT
+            slurm("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+            hit.add(PREEMPTED)
+        if read_rows(runs[KILLED].folder) and KILLED not in hit and (victims := processes(runs[KILLED])):
+            victims[-1].send_signal(signal.SIGKILL)
+            hit.add(KILLED)
+        return len(hit) == 2
+
+    def over():
+        hurry()
         return all(process.poll() is not None for process in both)
 
-    wait(again, "end of the sweeps", 1200)
+    wait(both_are_hit, "first step")
+    wait(over, "end of the sweeps", 1200)
     said = [process.stdout.read() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert all("6 of 6 runs are done" in text for text in said)

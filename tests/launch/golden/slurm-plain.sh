@@ -24,7 +24,7 @@ trap '"'"'kill -TERM $child 2>/dev/null'"'"' TERM
 while wait $child; code=$?; [ $code -gt 128 ] && kill -0 $child 2>/dev/null; do :; done
 echo $code >"$at.$rank.code"
 exit $code
-' ftjax /bucket/runs/0123456789ab/seed1/attempt-2 \
+' process /bucket/runs/0123456789ab/seed1/attempt-2 \
     /home/us/venv/bin/python -m ftjax train --config=configs/default.py:task=vowels '--config.method.targets=('"'"'attn/q'"'"',)' --workdir=/bucket/runs/0123456789ab/seed1
 code=$?
 ended() { cat /bucket/runs/0123456789ab/seed1/attempt-2.*.code | sort -u | grep -vx 0; }
