@@ -4,7 +4,7 @@
 
 Both sides start from one saved model (its new head included) and take the same batches, AdamW at a constant rate and a
 clip at norm 1. Expected: the losses of the first 50 steps agree within 1e-4, and after 200 steps at least 99% of the
-validation sentences are classified alike. About 6 minutes on 2 CPU cores; writes `experiments/results/fidelity.md`.
+validation sentences are classified alike. Writes `experiments/results/fidelity.md`.
 """
 
 import argparse

@@ -6,7 +6,7 @@ DATA_ROOT holds the data sets in folders (sst2, sick_nli, stsb, conll2003, ud_ew
 trains on at most 2,000 rows (nano models: 4,000) for an epoch or two, one seed, one guess of the rate. `untrained` is
 the same model before the first step (a new head guesses), `majority` the commonest answer of the training rows. The
 questions are made of E2E's own rows: what an attribute's value is, where the sentence says it in its words, and none
-where the attribute is absent. About 25 minutes on 2 CPU cores; an interrupted table goes on where it stopped.
+where the attribute is absent. An interrupted table goes on where it stopped; the whole of it was not run yet.
 """
 
 import argparse
@@ -154,12 +154,12 @@ def measure(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     common = MINILM if row.model == "minilm" else NANO
     config.update_from_flattened_dict({**common, "seed": args.seed, "task.data": str(source), **row.fields})
     f = Fields(config)
-    before, _ = evaluate_split(f, build(f), "validation")
+    parts = build(f)
+    before, _ = evaluate_split(f, parts, "validation")
     found = {"untrained": {name: before[name] for name in row.metrics}, "commit": commit()}
     if row.majority is not None:
-        parts = build(f)
-        splits = [read_examples(f, parts.task, split, "")[0] for split in ("train", "validation")]  # type: ignore[arg-type]
-        found["majority"] = row.majority(*splits)
+        held, *_ = read_examples(f, parts.task, "validation", "")
+        found["majority"] = row.majority(parts.setting.demonstrations(), held)
     result = train(config, default, workdir)
     after, _ = evaluate_split(*load_run(workdir), "validation")
     found["trained"] = {name: after[name] for name in row.metrics}

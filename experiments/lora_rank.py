@@ -8,7 +8,8 @@ more matrices at a low rank do better than one matrix at a high one, and that th
     ftjax table --workdir=runs/lora_rank --output=experiments/results/lora_rank.md
 
 nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answering the commonest count scores 43%.
-30 runs of 300 steps, two seeds, 8 minutes on 2 CPU cores. small: MiniLM on 2,000 rows of SST-2, 15 runs, 20 minutes,
+30 runs of 300 steps, two seeds, 6 to 8 minutes on 2 CPU cores; small: MiniLM on 2,000 rows of SST-2, 15 runs, 16 to 20
+minutes (both extrapolated from single runs; no whole table was run yet),
 with --config.model.path=DIR --config.task.data=DIR. paper: RoBERTa-base on SST-2 by the recipe of the paper's table 9,
 five seeds. alpha is 16 (paper: 8) whatever the rank.
 """

@@ -11,7 +11,7 @@ With --chat a prompt is what a user says: it is put into the chat template of th
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,24 +60,29 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_multi_string("prompt", [], "text to continue; repeat for more", flag_values=values)
     flags.DEFINE_string("input", None, "a file of rows with a prompt each, in place of --prompt", flag_values=values)
     flags.DEFINE_string("output", None, "where the answers to --input go, as JSON lines", flag_values=values)
-    flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
     flags.DEFINE_bool(
         "chat", False, "a prompt is what a user says, and an answer what the model says", flag_values=values
     )
     flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
-    flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
     flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
     flags.DEFINE_integer(
         "decoder_start_token_id", None, "of an encoder-decoder; by default config.json's", flag_values=values
     )
+    define_decoding(values)
+
+
+def define_decoding(values: flags.FlagValues, names: Iterable[str] = HELP) -> None:
+    """The flags of how answers are decoded: those of `HELP` that are named, and what every command has."""
+    flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
+    flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of sampling", flag_values=values)
     flags.DEFINE_enum("early_stopping", "false", [*CHOICES], "when beams are done", flag_values=values)
     flags.DEFINE_enum("beam_rule", "transformers", ["transformers", "lora"], "whose search", flag_values=values)
     kinds: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-    for name, text in HELP.items():
+    for name in names:
         default = Options._field_defaults[name]
-        kinds[type(default)](name, default, text, flag_values=values)
+        kinds[type(default)](name, default, HELP[name], flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -65,7 +65,8 @@ class Writer:
     def __init__(
         self, start: Any, *, seed: int, batch_size: int, max_new_tokens: int, temperature: float, top_p: float
     ):
-        from ftjax.decode.generate import room
+        from ftjax.cli.generate import tokens_of
+        from ftjax.decode.generate import request, room
 
         self._start, self._batch_size = start, batch_size
         eos = start.tokenizer.eos_token_id
@@ -78,6 +79,9 @@ class Writer:
             "sort": common | {"max_new_tokens": min(8, max_new_tokens)},
             "instances": common,
         }
+        tokens = tokens_of(start, "a", "a prompt")
+        for options in self._options.values():  # a wrong one is told before there is a file
+            request(start.model, start.params, [tokens], **options)
         self._room = {
             step: room(start.model, start.adapters, options["max_new_tokens"])
             for step, options in self._options.items()

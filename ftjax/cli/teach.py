@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ftjax.cli.flags import define_config, read_config
-from ftjax.cli.generate import CHOICES, HELP, load, tokens_of
-from ftjax.decode.options import Options
+from ftjax.cli.generate import CHOICES, HELP, define_decoding, load, tokens_of
 from ftjax.errors import UserError
 from ftjax.files import write_json, write_rows
 
@@ -57,18 +56,10 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "keep", [], "only answers that are: reference, sql, json, json:FIELD,FIELD, pattern:REGEX, score:LEAST",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "max_new_tokens", None, "by default, as the longest reference has", lower_bound=1, flag_values=values
     )
-    flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of sampling", flag_values=values)
-    flags.DEFINE_enum("early_stopping", "false", [*CHOICES], "when beams are done", flag_values=values)
-    flags.DEFINE_enum("beam_rule", "transformers", ["transformers", "lora"], "whose search", flag_values=values)
-    kinds: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-    for name in HELP.keys() & TEXT:
-        default = Options._field_defaults[name]
-        kinds[type(default)](name, default, HELP[name], flag_values=values)
+    define_decoding(values, [name for name in HELP if name in TEXT])
 
 
 def main(values: flags.FlagValues) -> None:

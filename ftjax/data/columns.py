@@ -27,6 +27,8 @@ def read_columns(path: str | Path, bad: BadRows) -> list[Row]:
         fields = [text.split("\t" if "\t" in text else None) for text in sentence]
         width = width or len(fields[0])
         if fields[0][0] == "-DOCSTART-":
+            line, fields = line + 1, fields[1:]
+        if not fields:
             continue
         with bad:
             for number, values in enumerate(fields, line):

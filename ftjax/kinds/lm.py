@@ -36,7 +36,7 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
     return encode_texts(setting, in_context(setting, examples), out, training)
 
 
-def encode_texts(setting: Setting, examples: list[Text | Marked | Chat], out: Collector, training: bool) -> Encoded:
+def encode_texts(setting: Setting, examples: list[Any], out: Collector, training: bool) -> Encoded:
     """Next-token labels; of an encoder-decoder the prompt is the encoder's.
 
     A conversation is one example where it is trained on; else each of its turns that counts is one, with its past.
@@ -49,12 +49,12 @@ def encode_texts(setting: Setting, examples: list[Text | Marked | Chat], out: Co
             )
         if setting.decoder_start is None:
             raise UserError(f"{setting.f.model.path}: its config.json has no decoder_start_token_id; add it")
-        return encode_seq2seq(examples, setting.tokenizer, setting.decoder_start, out)  # type: ignore[arg-type]
+        return encode_seq2seq(examples, setting.tokenizer, setting.decoder_start, out)
     if setting.task.chunked:
-        return encode_text_chunks(examples, setting.tokenizer, out)  # type: ignore[arg-type]
+        return encode_text_chunks(examples, setting.tokenizer, out)
     if any(isinstance(example, Chat) for example in examples):
-        return encode_chats(examples, _format(setting), out, whole=training)  # type: ignore[arg-type]
-    return encode_lm(examples, setting.tokenizer, out)  # type: ignore[arg-type]
+        return encode_chats(examples, _format(setting), out, whole=training)
+    return encode_lm(examples, setting.tokenizer, out)
 
 
 def _format(setting: Setting) -> Format:

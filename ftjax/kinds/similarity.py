@@ -14,7 +14,7 @@ from ftjax.kinds.classification import score_classes, texts_of
 from ftjax.kinds.regression import errors_of
 from ftjax.metrics import measure
 from ftjax.objectives.base import Objective
-from ftjax.objectives.similarity import TEXTS, similarity, with_pair_classifier
+from ftjax.objectives.similarity import TEXTS, Loss, similarity, with_pair_classifier
 
 CHUNK = 1000  # anchors that are compared with all positives at a time
 NUMBERS = {"triplet": ("margin",), "in_batch": ("scale",)}  # fields of the task that a loss reads
@@ -27,15 +27,15 @@ def head(f: Any, classes: tuple[str, ...]) -> dict[str, Any]:
     return dict(head="none", pooling=pooling)
 
 
-def loss_of(setting: Setting) -> str:
+def loss_of(setting: Setting) -> Loss:
     """`task.loss`, or the first that suits the task's examples.
 
     Raises:
       UserError: one that does not.
     """
     numbers = "regression" in setting.task.objectives
-    suiting = ("softmax",) if setting.classes else ("cosine",) if numbers else ("in_batch", "triplet")
-    loss = setting.f.task.loss or suiting[0]
+    suiting: tuple[Loss, ...] = ("softmax",) if setting.classes else ("cosine",) if numbers else ("in_batch", "triplet")
+    loss: Loss = setting.f.task.loss or suiting[0]
     require("task.loss", loss, loss in suiting, f"{' or '.join(suiting)} with task={setting.f.task.name}")
     return loss
 
@@ -101,7 +101,7 @@ def objective(setting: Setting) -> Objective:
     numbers = {name: getattr(setting.f.task, name) for name in NUMBERS.get(loss, ())}
     for name, value in numbers.items():
         require(f"task.{name}", value, value > 0, "more than 0")
-    return similarity(setting.model, loss, **numbers)  # type: ignore[arg-type]
+    return similarity(setting.model, loss, **numbers)
 
 
 def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found, write: Write) -> Result:

@@ -55,10 +55,12 @@ def objective(setting: Setting) -> Objective:
         )
     if tokenizer.eos_token_id is None:
         raise UserError(f"{f.model.path}: its tokenizer has no eos token to end a text with; add one")
-    if setting.model.cfg.encoder is not None and setting.decoder_start is None:
+    if setting.model.cfg.encoder is None:
+        raise UserError(f"{f.model.path}: span corruption needs an encoder-decoder; this model has no encoder")
+    if setting.decoder_start is None:
         raise UserError(f"{f.model.path}: its config.json has no decoder_start_token_id; add it")
     return span_corruption(
-        setting.model, sentinels=sentinels, eos_id=tokenizer.eos_token_id, start_id=setting.decoder_start,  # type: ignore[arg-type]
+        setting.model, sentinels=sentinels, eos_id=tokenizer.eos_token_id, start_id=setting.decoder_start,
         rate=task.mask_rate, mean_span=task.mean_span, z_loss=f.loss.z_loss, chunk=f.loss.chunk,
     )  # fmt: skip
 

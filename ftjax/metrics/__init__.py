@@ -6,7 +6,7 @@ Shares and correlations are fractions, not per cent: BLEU's 0.66 is others' 66.
 import functools
 
 from ftjax.metrics.bleu import bleu, bleu_counts, sentence_bleu
-from ftjax.metrics.bootstrap import bootstrap, bootstrap_ratio, bootstrap_rows, bootstrap_sums, ratio
+from ftjax.metrics.bootstrap import bootstrap_rows, bootstrap_sums, ratio
 from ftjax.metrics.chrf import chrf
 from ftjax.metrics.cider import cider
 from ftjax.metrics.classes import accuracy, class_counts, f1, macro_f1, matthews
@@ -75,9 +75,8 @@ def measure(name: str, predictions: Rows, references: Rows) -> Measure:
 
 
 __all__ = [
-    "METRICS", "WRITTEN", "Measure", "Metric", "accuracy", "bits_per_byte", "bleu", "bleu_counts", "bootstrap",
-    "bootstrap_ratio", "bootstrap_rows", "bootstrap_sums", "chrf", "cider", "class_counts", "entity_counts",
-    "entity_f1", "exact_match", "f1", "macro_f1", "matthews", "measure", "meteor", "moments", "nist", "nist_counts",
-    "pairs", "pearson", "perplexity", "ratio", "rouge", "rouge_l", "sentence_bleu", "sentence_nist", "spearman",
-    "squad_exact_match", "squad_f1",
+    "METRICS", "WRITTEN", "Measure", "Metric", "accuracy", "bits_per_byte", "bleu", "bleu_counts", "bootstrap_rows",
+    "bootstrap_sums", "chrf", "cider", "class_counts", "entity_counts", "entity_f1", "exact_match", "f1",
+    "macro_f1", "matthews", "measure", "meteor", "moments", "nist", "nist_counts", "pairs", "pearson", "perplexity",
+    "ratio", "rouge", "rouge_l", "sentence_bleu", "sentence_nist", "spearman", "squad_exact_match", "squad_f1",
 ]  # fmt: skip

@@ -1,29 +1,10 @@
 """The percentile bootstrap (Efron 1979): rows are drawn with replacement, and the statistic is taken anew."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 Interval = tuple[float, float]
-Values = Sequence[float] | np.ndarray
-
-
-def bootstrap(values: Values, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
-    """Interval of the mean of per-example values `[n]` at the given level.
-
-    Raises:
-      ValueError: no values.
-    """
-    return bootstrap_ratio(values, np.ones(len(values)), level=level, draws=draws, seed=seed)
-
-
-def bootstrap_ratio(sums: Values, weights: Values, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
-    """Interval of the sum of `sums` `[n]` over the sum of `weights` `[n]`: of a loss by tokens, with each row's tokens.
-
-    Raises:
-      ValueError: no values.
-    """
-    return bootstrap_sums(np.stack([sums, weights], 1), ratio, level=level, draws=draws, seed=seed)
 
 
 def bootstrap_sums(

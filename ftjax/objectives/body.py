@@ -13,12 +13,13 @@ from ftjax.objectives.cross_entropy import cross_entropy
 
 def hidden_states(model: Transformer, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Any:
     """The last hidden states `[B, T, D]` of `input_ids`, `segment_ids`, `position_ids` and, where the batch has them,
-    `token_type_ids`, `[B, T]` each. A key means training (dropout on)."""
+    `token_type_ids`, `[B, T]` each, and what an encoder reads (`encoder_...`). A key means training (dropout on)."""
     training = key is not None
     return model.apply(
         variables, batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"],
         token_type_ids=batch.get("token_type_ids"), training=training,
         rngs={"dropout": key} if training else None, method="hidden",
+        **{name: x for name, x in batch.items() if name.startswith("encoder_")},
     ).last_hidden  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ftjax.models.transformer import Transformer
 from ftjax.objectives.base import IGNORE, Objective, Sums
+from ftjax.objectives.body import at, hidden_states
 from ftjax.objectives.cross_entropy import chunked, cross_entropy
 
 
@@ -28,18 +29,7 @@ def causal_lm(
     """
 
     def hidden(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
-        training = key is not None
-        out = model.apply(
-            variables,
-            batch["input_ids"],
-            segment_ids=batch["segment_ids"],
-            position_ids=batch["position_ids"],
-            training=training,
-            rngs={"dropout": key} if training else None,
-            method="hidden",
-            **{name: x for name, x in batch.items() if name.startswith("encoder_")},
-        )
-        return jnp.take_along_axis(out.last_hidden, batch["label_positions"][..., None], axis=1)
+        return at(hidden_states(model, variables, batch, key), batch["label_positions"])
 
     def loss(variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Sums:
         return vocabulary_loss(
@@ -58,8 +48,8 @@ def vocabulary_outputs(
 ) -> dict[str, jax.Array]:
     """`nll` and `correct` (0 or 1), fp32 `[B, M]`, of hidden `[B, M, D]` and labels `[B, M]`; 0 where ignored."""
 
-    def one(at: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
-        h, y = at
+    def one(place: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        h, y = place
         logits = model.apply(variables, h, False, method="logits")
         return {"nll": cross_entropy(logits, y)[1], "correct": ((logits.argmax(-1) == y) & (y != IGNORE)) * 1.0}
 

@@ -97,20 +97,3 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
-
-
-def pad_rows(batch: Mapping[str, np.ndarray], multiple: int) -> dict[str, np.ndarray]:
-    """Empty rows at the end, up to a multiple: labels -100 (NaN where they are numbers), segment 0, example -1."""
-    rows = len(next(iter(batch.values())))
-    pad = -rows % multiple
-    if not pad:
-        return dict(batch)
-
-    def fill(name: str, x: np.ndarray) -> float:
-        if name == "labels":
-            return -100 if np.issubdtype(x.dtype, np.integer) else np.nan
-        return -1 if name == "example" else 0
-
-    return {
-        name: np.concatenate([x, np.full((pad, *x.shape[1:]), fill(name, x), x.dtype)]) for name, x in batch.items()
-    }

@@ -15,7 +15,7 @@ from ftjax.distill import Entries, Writer, entries, teacher_key
 from ftjax.distill.forward import VOCABULARY
 from ftjax.distill.objective import check_heads
 from ftjax.errors import UserError
-from ftjax.parallel.mesh import make_mesh, pad_rows, place, place_batch, rows_multiple
+from ftjax.parallel.mesh import make_mesh, place, place_batch, rows_multiple
 from ftjax.train.build import load_data
 from ftjax.train.fields import Fields
 from ftjax.train.restore import build
@@ -48,7 +48,11 @@ def write_cache(
             folder, key, label_counts(plain), k=min(k, vocab), vocab=vocab, temperatures=temperatures, dtype=dtype,
             shard_labels=shard_labels,
         )  # fmt: skip
-        batches = Loader(plain, "buckets", f.eval_batch_size, shuffle=False, max_length=f.task.max_length)
+        batches = Loader(
+            plain, "buckets", f.eval_batch_size, shuffle=False, max_length=f.task.max_length,
+            multiple=rows_multiple(mesh),
+        )  # fmt: skip
+        row = np.arange(batches.rows)
         run = jax.jit(
             partial(entries, model, k=min(k, vocab), temperatures=tuple(temperatures)),
             out_shardings=NamedSharding(mesh, PartitionSpec()),
@@ -56,11 +60,11 @@ def write_cache(
         variables = place({"teacher": teacher.variables}, mesh)["teacher"]
         there = writer.done
         for number, host in enumerate(tqdm(batches, total=batches.steps_per_epoch, unit="batches", disable=None)):
-            example = number * f.eval_batch_size + np.arange(f.eval_batch_size)
-            wanted = (example >= there) & (example < len(plain))
+            example = number * f.eval_batch_size + row
+            wanted = (example >= there) & (example < len(plain)) & (row < f.eval_batch_size)
             if not wanted.any():
                 continue
-            found = run(variables, place_batch(pad_rows(host, rows_multiple(mesh)), mesh))
+            found = run(variables, place_batch(host, mesh))
             real = (host["labels"] != IGNORED).reshape(len(wanted), -1) & wanted[:, None]
-            writer.add(int(wanted.sum()), Entries(*(np.asarray(x)[: len(wanted)][real] for x in found)))
+            writer.add(int(wanted.sum()), Entries(*(np.asarray(x)[real] for x in found)))
     return writer

@@ -14,17 +14,17 @@ from ftjax.decode.generate import most_new_tokens
 from ftjax.errors import UserError
 from ftjax.kinds.base import Found, Write
 from ftjax.metrics import WRITTEN, Measure, measure
-from ftjax.parallel.mesh import make_mesh, pad_rows, place, place_batch, rows_multiple
+from ftjax.parallel.mesh import make_mesh, place, place_batch
 from ftjax.train.build import Data, Parts, load_data
 
 Tree = Any
 Rows = list[dict[str, Any]]
 
 
-def device_batches(batches: Iterable[dict], mesh: Mesh, micro_batches: int = 1) -> Iterator[tuple[dict, dict]]:
-    """(host batch, device batch), rows padded to what the mesh and the micro-batches divide."""
+def device_batches(batches: Iterable[dict], mesh: Mesh) -> Iterator[tuple[dict, dict]]:
+    """(host batch, device batch)."""
     for batch in batches:
-        yield batch, place_batch(pad_rows(batch, rows_multiple(mesh) * micro_batches), mesh)
+        yield batch, place_batch(batch, mesh)
 
 
 def gather(found: list[tuple[np.ndarray, dict[str, np.ndarray]]], n: int) -> Found:
@@ -40,10 +40,8 @@ def gather(found: list[tuple[np.ndarray, dict[str, np.ndarray]]], n: int) -> Fou
     result = {}
     for name in found[0][1]:
         if by_slot:
-            flat = np.concatenate([outputs[name][: len(whose)].reshape(whose.size, -1) for whose, outputs in found])[
-                real
-            ]
-            result[name] = np.split(flat.reshape(len(real), *found[0][1][name].shape[2:]), ends)
+            flat = np.concatenate([outputs[name].reshape(-1, *outputs[name].shape[2:]) for _, outputs in found])
+            result[name] = np.split(flat[real], ends)
         else:  # batches may differ in their shape
             rows = [x for _, outputs in found for x in outputs[name]]
             result[name] = [rows[i] for i in real]
@@ -105,17 +103,18 @@ class Evaluator:
         eos = parts.tokenizer.eos_token_id
         prompts = [prompt_of(encoded, i) for i in examples]
         adapters = parts.method.expand(variables["adapters"], variables["params"])
-        left = [most_new_tokens(parts.model, adapters, len(prompt)) for prompt in prompts]
-        roomy = [i for i, n in enumerate(left) if n >= self._max_new]
-        tight = [i for i, n in enumerate(left) if n < self._max_new]  # near the model's last position
+        by_room: dict[int, list[int]] = {}  # near the model's last position there is less, in steps of 8: few compile
+        for i, prompt in enumerate(prompts):
+            left = most_new_tokens(parts.model, adapters, len(prompt))
+            by_room.setdefault(self._max_new if left >= self._max_new else left - left % 8 or left, []).append(i)
         answers = [""] * len(prompts)
-        for chosen, most in ((roomy, self._max_new), (tight, min((left[i] for i in tight), default=0))):
+        for most, chosen in by_room.items():
             new = generate_batches(
                 parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
                 batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most,
                 eos_token_id=[*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)],
                 **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
-            ) if chosen and most > 0 else [[]] * len(chosen)  # fmt: skip
+            ) if most > 0 else [[]] * len(chosen)  # fmt: skip
             for i, tokens in zip(chosen, new):
                 answers[i] = parts.tokenizer.decode(tokens, skip_special_tokens=True)
         return answers

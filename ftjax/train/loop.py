@@ -130,7 +130,7 @@ def _train(
     clock = Clock(progress["clock"], share=len(range(rows)[rows_here(mesh, rows)]) / rows)
     mean_length = float(data.encoded.lengths.mean())
     metric = parts.metrics[0]
-    stream = device_batches(batches, mesh, f.micro_batches)
+    stream = device_batches(batches, mesh)
     final = progress.get("metrics", {})
     terminated.listen()
     clock.start(step.seconds)

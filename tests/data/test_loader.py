@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 import json
@@ -161,6 +162,15 @@ def test_processes_assemble_their_own_rows_of_one_plan(layout):
         for batch, *mine in zip(whole, *parts, strict=True):
             for name, x in batch.items():
                 np.testing.assert_array_equal(np.concatenate([one[name] for one in mine]), x)
+
+
+@pytest.mark.parametrize("number", [np.int32, np.float32])
+def test_rows_are_filled_with_nothing(number):
+    encoded = dataclasses.replace(made_classes([2, 2, 2]), labels=np.ones(3, number))
+    [plain], [padded] = ([*Loader(encoded, "buckets", 3, shuffle=False, multiple=m)] for m in (3, 4))
+    assert padded["input_ids"][3].tolist() == [0] * 8 and padded["example"].tolist() == [0, 1, 2, -1]
+    assert padded["labels"][3] == IGNORED if number is np.int32 else np.isnan(padded["labels"][3])
+    assert padded["labels"].dtype == number and all(np.array_equal(padded[name][:3], x) for name, x in plain.items())
 
 
 def test_from_texts_to_batches(decoder, encoder):

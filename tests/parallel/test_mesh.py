@@ -14,7 +14,7 @@ from configs import method as configs
 from ftjax import methods, tree
 from ftjax.errors import UserError
 from ftjax.models.transformer import abstract, sites
-from ftjax.parallel.mesh import BATCH, RULES, make_mesh, pad_rows, rows_multiple, spec
+from ftjax.parallel.mesh import BATCH, RULES, make_mesh, rows_multiple, spec
 
 ABSTRACT = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
 HEADS = {"gpt2": ("lm", "classification", "none"), "llama": ("lm", "classification"), "bert": ("mlm", "classification")}
@@ -125,11 +125,3 @@ def test_zero_takes_the_devices_that_are_left():
     mesh = make_mesh(SimpleNamespace(data=0, fsdp=1, tensor=1))
     assert mesh.size == len(jax.devices()) and rows_multiple(mesh) == mesh.size
     assert P(("data", "fsdp")) == BATCH
-
-
-def test_rows_are_padded_with_nothing():
-    batch = {"input_ids": np.ones((3, 2), np.int32), "labels": np.ones(3, np.int32), "example": np.arange(3)}
-    padded = pad_rows(batch, 4)
-    assert {name: x[3].tolist() for name, x in padded.items()} == {"input_ids": [0, 0], "labels": -100, "example": -1}
-    assert all(np.array_equal(padded[name][:3], batch[name]) for name in batch)
-    assert all(pad_rows(batch, 3)[name] is batch[name] for name in batch)

@@ -215,10 +215,12 @@ def found_classes(cfg: Any, source: Source, role: str) -> tuple[str, ...]:
     """cfg.classes, or where there are none all that the training rows hold: sorted, numbers by size.
 
     Raises:
-        UserError: fewer than two.
+        UserError: fewer than two, or one twice.
     """
-    if cfg.classes:
-        return tuple(map(str, cfg.classes))
+    if given := tuple(map(str, cfg.classes)):
+        if len(given) < 2 or len(set(given)) < len(given):
+            raise UserError(f"task.classes={given}: give two or more different ones, as ('no','yes')")
+        return given
     rows = load_all(cfg, "train", BadRows("skip"), source)  # what is wrong with them is told where they are loaded
     return sorted_classes(row[role] for row in rows)
 
