@@ -12,7 +12,7 @@ The same command goes on where a killed one stopped.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
     from ftjax.train.teacher import is_run
 
     get: Any = lambda name: values[name].value  # noqa: E731
-    keep = [(what, _verifier(what)) for what in get("keep")]
+    keep = [(what, sequence.verifier(what, "--keep")) for what in get("keep")]
     task = get_task(f)
     if not get_kind(f, task).writes or task.chunked:
         raise UserError(f"task.name={f.task.name}: has no prompts and answers here; --sequences needs some")
@@ -194,25 +194,3 @@ def _answers(
             said, scores = [sequence.text for sequence in found], [sequence.score for sequence in found]
             add({"prompt": prompt, "continuations": said, "scores": scores, "references": one.references})
     return made, [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-
-
-def _verifier(what: str) -> Callable[[dict[str, Any]], bool]:
-    """What `--keep` names."""
-    from ftjax.distill import sequence
-
-    name, _, rest = what.partition(":")
-    if what == "reference":
-        return sequence.matches_reference
-    if what == "sql":
-        return sequence.is_query
-    if name == "json":
-        return sequence.is_json(rest.split(",") if rest else ())
-    if name == "pattern" and rest:
-        return sequence.matches_pattern(rest)
-    try:
-        least = float(rest if name == "score" else "")
-    except ValueError:
-        raise UserError(
-            f"--keep={what}: give reference, sql, json, json:FIELD,FIELD, pattern:REGEX or score:LEAST"
-        ) from None
-    return lambda record: record["score"] >= least

@@ -135,6 +135,30 @@ def quality_curve(ratings: Sequence[float], valid: Sequence[bool]) -> list[dict[
     return [dict(zip(("threshold", "kept", "precision", "recall"), map(float, row))) for row in zip(*columns)]
 
 
+def verifier(what: str, field: str) -> Verifier:
+    """The check of an answer that a name stands for; no generated code is executed.
+
+    Raises:
+      UserError: no such check; `field` is where the name was given.
+    """
+    name, _, rest = what.partition(":")
+    if what == "reference":
+        return matches_reference
+    if what == "sql":
+        return is_query
+    if name == "json":
+        return is_json(rest.split(",") if rest else ())
+    if name == "pattern" and rest:
+        return matches_pattern(rest)
+    try:
+        least = float(rest if name == "score" else "")
+    except ValueError:
+        raise UserError(
+            f"{field}={what}: give reference, sql, json, json:FIELD,FIELD, pattern:REGEX or score:LEAST"
+        ) from None
+    return lambda record: record["score"] >= least
+
+
 def matches_reference(record: Record) -> bool:
     """Whether `completion` is one of the `references`, spaces at the ends apart."""
     return metrics.exact_match([record["completion"]], [record["references"]])[0] == 1
