@@ -1,4 +1,5 @@
-"""Distillation: by a teacher's probabilities (`token`), its text (`sequence`), or both (`token` with a `corpus`)."""
+"""Distillation: by a teacher's probabilities (`token`), its text (`sequence`), or both (`token` with a `corpus`);
+by its probabilities of what the student itself writes (`on_policy`); by a verifier of what it writes (`policy`)."""
 
 from typing import Any
 
@@ -8,15 +9,18 @@ TEXT = dict(
     teacher="",  # a directory, a hub id or a run's folder
     corpus="",  # a file of prompt and completion (ftjax teach --sequences), trained on in place of the task's rows
 )
+APART = dict(
+    kind="forward_kl",  # cross_entropy, reverse_kl, jsd, tv
+    temperature=1.0,
+    t_squared=True,  # the loss times temperature^2, so that its gradient keeps its size
+    beta=0.5,  # jsd: 0 is forward_kl, 1 reverse_kl
+)
 AXES: dict[str, dict[str, Any]] = {
     "none": {},
     "token": dict(
         **TEXT,
+        **APART,
         cache="",  # in place of the teacher: a folder of ftjax teach
-        kind="forward_kl",  # cross_entropy, reverse_kl, jsd, tv
-        temperature=1.0,
-        t_squared=True,  # the loss times temperature^2, so that its gradient keeps its size
-        beta=0.5,  # jsd: 0 is forward_kl, 1 reverse_kl
         estimator="tail_bucket",  # of a cache: truncated, renormalised
         alpha=0.5,  # of the teacher; 1 - alpha of the labels
         layers="",  # matched layers, student:teacher, as in 2:4,4:8; 0 is the embedding; by height where empty
@@ -24,6 +28,17 @@ AXES: dict[str, dict[str, Any]] = {
         attention=0.0,  # of their attention
     ),
     "sequence": TEXT,  # the teacher: for ftjax teach
+    "on_policy": dict(  # GKD
+        **{**APART, "kind": "jsd"},
+        teacher="",
+        share=0.5,  # of steps whose answers the student writes; the data's in the others
+        sampling_temperature=1.0,
+    ),
+    "policy": dict(  # REINFORCE
+        reward="reference",  # what an answer must be: reference, sql, json, json:FIELD,FIELD, pattern:REGEX
+        samples=8,  # answers a prompt; batch_size counts prompts
+        sampling_temperature=1.0,
+    ),
 }
 
 

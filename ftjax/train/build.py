@@ -26,6 +26,7 @@ from ftjax.kinds import KINDS, Kind, Setting, require
 from ftjax.kinds.demonstrations import few
 from ftjax.methods import Context, Method, Template, tokens
 from ftjax.models.transformer import Transformer, keys_values, shifted, sites
+from ftjax.nn import kernels
 from ftjax.nn.config import DROPOUTS
 from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
@@ -33,6 +34,7 @@ from ftjax.parallel.mesh import make_mesh, rows_here, rows_multiple, spec
 from ftjax.train.fields import Fields
 
 Tree = Any
+TEXT, STUDENT_WRITES = ("token", "sequence"), ("on_policy", "policy")  # values of the distill axis
 
 
 class Data(NamedTuple):
@@ -138,11 +140,11 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     out = Collector(cfg.max_length, "error" if parts.task.chunked or kind.cuts else data.overlong, where, bad)
     plain = kind.encode(parts.setting, examples, out, training)
     encoded = insert(plain, parts.around, parts.task.chunked) if parts.around else plain
-    layout = data.layout
+    layout, packs = data.layout, kind.packs and not (training and f.distill.name in STUDENT_WRITES)
     if layout == "auto":
-        layout = "packed" if kind.packs else "buckets"
+        layout = "packed" if packs else "buckets"
     require("data.pad_side", data.pad_side, data.pad_side in ("left", "right"), "left or right")
-    if layout not in ("packed", "buckets") or (layout == "packed" and not kind.packs):
+    if layout not in ("packed", "buckets") or (layout == "packed" and not packs):
         raise UserError(f"data.layout={data.layout!r}: give auto, buckets, or, where labels belong to tokens, packed")
     mesh = make_mesh(f.mesh)
     loader = Loader(
@@ -156,11 +158,12 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
 
 def _corpus(f: Fields, parts: Parts) -> str:
     """The file of a teacher's text that is trained on in place of the task's training rows; '' for none."""
-    require("distill.name", f.distill.name, f.distill.name in ("none", "token", "sequence"), "none, token or sequence")
-    if f.distill.name == "none":
+    name = f.distill.name
+    require("distill.name", name, name in (*TEXT, *STUDENT_WRITES, "none"), ", ".join(("none", *TEXT, *STUDENT_WRITES)))
+    if name not in TEXT:
         return ""
     path = f.distill.corpus
-    if f.distill.name == "sequence":
+    if name == "sequence":
         require("distill.corpus", path, bool(path), "the file that ftjax teach --sequences wrote")
     require("distill.corpus", path, not path or path != f.task.files.train, "another file than task.files.train")
     if path and (parts.task.chunked or not parts.kind.writes):
@@ -221,7 +224,8 @@ def _around(template: Template | None, context: Context, tokenizer: Any) -> Arou
         return None
     encode = lambda text: tokens(context, "method.template", text)  # noqa: E731
     ids = lambda pieces: [i for p in pieces for i in ([p] if isinstance(p, int) else encode(p))]  # noqa: E731
-    return around(ids(template.before), ids(template.after), template.inside, tokenizer)
+    sides = {side: ids(getattr(template, side)) for side in ("before", "after", "left", "right")}
+    return around(inside=template.inside, tokenizer=tokenizer, **sides)
 
 
 def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -> None:
@@ -274,7 +278,7 @@ def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | Non
 def unroll(layers: int) -> int:
     """How many layers a scan iteration runs by default; -1: no scan, by which XLA's CPU backend gains, as measured in
     experiments/speed.py."""
-    return -1 if jax.default_backend() == "cpu" and layers <= 12 else 1
+    return -1 if kernels.backend() == "cpu" and layers <= 12 else 1
 
 
 def _kept(model: Transformer, params: Tree, layers: tuple[int, ...], sharding: Any) -> tuple[Transformer, Tree]:

@@ -21,7 +21,7 @@ from ftjax.errors import Preempted, RunError, UserError
 from ftjax.files import write_json
 from ftjax.kinds import require
 from ftjax.metrics import METRICS
-from ftjax.parallel.mesh import make_mesh, place, rows_here, rows_multiple, shardings
+from ftjax.parallel.mesh import make_mesh, place, place_batch, rows_here, rows_multiple, shardings
 from ftjax.parallel.processes import Terminated, check_all_used, is_first
 from ftjax.train.build import features_are_fixed, load_data
 from ftjax.train.checkpoint import Checkpoints, claim
@@ -146,6 +146,9 @@ def _train(
         if profile_steps and n == start + 2:
             jax.profiler.start_trace(str(workdir / "profile"))
         host, batch = next(stream)
+        if lesson.rollout:
+            host = lesson.rollout(n, state["train"], frozen, host)
+            batch = place_batch(host, mesh)
         state, metrics = step(state, frozen, batch, key)
         n += 1
         has_gradient = metrics.pop("has_gradient")

@@ -26,17 +26,17 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int =
     `loss(variables, batch, key)` gives sums; only `state["train"]` is differentiated. Over k micro-batches (every
     k-th row) gradients and denominators are summed, and divided once. A step whose loss or gradient is not finite
     changes nothing but is reported (`finite` 0), so that the last good state survives.
-    Metrics: loss (mean), grad_norm, weight, finite, and has_gradient, a bool per trainable leaf.
+    Metrics: loss (mean), grad_norm, weight, finite, has_gradient, a bool per trainable leaf, and the loss's own.
     """
     tx = optax.with_extra_args_support(tx)
 
     def gradients(train: Tree, frozen: Tree, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[Any, ...]:
-        def total(train: Tree) -> tuple[jax.Array, jax.Array]:
+        def total(train: Tree) -> tuple[jax.Array, Any]:
             sums = loss(tree.join(train, frozen), batch, key)
-            return sums.loss, sums.weight
+            return sums.loss, (sums.weight, sums.metrics)
 
-        (value, weight), grads = jax.value_and_grad(total, has_aux=True)(train)
-        return value, weight, grads
+        (value, (weight, more)), grads = jax.value_and_grad(total, has_aux=True)(train)
+        return value, weight, grads, more
 
     def accumulated(train: Tree, frozen: Tree, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[Any, ...]:
         # Strided rows (b, b + k, ...) keep each micro-batch spread over the devices of a sharded batch.
@@ -53,7 +53,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int =
     def step(state: State, frozen: Tree, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[State, Any]:
         key = jax.random.fold_in(key, state["step"])
         compute = gradients if micro_batches == 1 else accumulated
-        value, weight, grads = compute(state["train"], frozen, batch, key)
+        value, weight, grads, more = compute(state["train"], frozen, batch, key)
         denominator = jnp.maximum(weight, 1.0)
         squares = jnp.stack([jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)])
         norm = jnp.sqrt(squares.sum()) / denominator
@@ -67,6 +67,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, micro_batches: int =
         # A select per leaf would keep the old state alive: on CPU copies of all moments, and half of the update's time.
         new = jax.lax.cond(finite, update, lambda state, grads: state, state, grads)
         metrics = {"loss": value / denominator, "grad_norm": norm, "weight": weight, "finite": finite}
+        metrics |= {name: total / jnp.maximum(count, 1) for name, (total, count) in more.items()}
         return new, metrics | {"has_gradient": squares > 0}
 
     return step

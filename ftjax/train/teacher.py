@@ -26,6 +26,7 @@ from ftjax.distill import (
 )
 from ftjax.distill.forward import VOCABULARY
 from ftjax.distill.match import Pairs
+from ftjax.distill.sequence import verifier
 from ftjax.errors import UserError
 from ftjax.hub import files
 from ftjax.kinds import require
@@ -34,11 +35,13 @@ from ftjax.kinds.masks import masks
 from ftjax.models.transformer import Transformer, shifted
 from ftjax.nn.config import Config
 from ftjax.objectives.mlm import masking
+from ftjax.objectives.policy import policy_gradient
 from ftjax.parallel.mesh import spec
 from ftjax.train.build import Data, Parts, unroll, with_expand
 from ftjax.train.checkpoint import read_config
 from ftjax.train.fields import Fields
 from ftjax.train.restore import load_run
+from ftjax.train.rollout import Rollout
 
 Tree = Any
 COMPARED = ("lm", "mlm", "tagging", "classification")  # objectives whose scores a teacher has too
@@ -55,12 +58,14 @@ class Lesson(NamedTuple):
     """A run with what its teacher adds: to `variables` and `labels`, to the loss, to the training batches.
 
     teacher: the config of the one in memory; about: a line that says what it is.
+    rollout: what makes each step's batch of the data's, where the student writes it.
     """
 
     parts: Parts
     data: Data
     teacher: Config | None = None
     about: str = ""
+    rollout: Rollout | None = None
 
 
 def taught(f: Fields, parts: Parts, data: Data, mesh: Mesh) -> Lesson:
@@ -71,16 +76,26 @@ def taught(f: Fields, parts: Parts, data: Data, mesh: Mesh) -> Lesson:
         `distillation`), or an objective without scores that a teacher could have.
     """
     d = f.distill
-    if d.name != "token":
+    if d.name == "policy":
+        return _rewarded(f, parts, data)
+    if d.name not in ("token", "on_policy"):
         return Lesson(parts, data)
-    require("distill.teacher", d.teacher, bool(d.teacher) != bool(d.cache), "a teacher or a distill.cache, one of them")
+    cached = d.name == "token" and bool(d.cache)
+    rollout, alpha = None, 1.0
+    if d.name == "token":
+        require("distill.teacher", d.teacher, bool(d.teacher) != cached, "a teacher or a distill.cache, one of them")
+        alpha = d.alpha
+    else:
+        require("distill.teacher", d.teacher, bool(d.teacher), "the teacher, a run or a model")
+        require("distill.share", d.share, 0 <= d.share <= 1, "0 (never the student's batches) to 1 (always)")
+        rollout = Rollout(f, parts, data, share=d.share)
     objective = compared(f, parts)
     divergence = Divergence(
         d.kind, d.temperature, d.t_squared,
-        **({"beta": d.beta} if d.kind == "jsd" else {}), **({"estimator": d.estimator} if d.cache else {}),
+        **({"beta": d.beta} if d.kind == "jsd" else {}), **({"estimator": d.estimator} if cached else {}),
     )  # fmt: skip
     variables, teacher = dict(parts.variables), None
-    if d.teacher:
+    if not cached:
         teacher = load_teacher(f, parts, mesh)
         variables["teacher"] = teacher.variables
         about = f"teacher  {d.teacher}: {teacher.model.cfg.num_layers} layers of {teacher.model.cfg.hidden_size}"
@@ -98,20 +113,33 @@ def taught(f: Fields, parts: Parts, data: Data, mesh: Mesh) -> Lesson:
     new = {"teacher": tree.FREEZE, "distill": "distill"}
     labels = {name: jax.tree.map(lambda _, to=to: to, variables[name]) for name, to in new.items() if name in variables}
     loss = distillation(
-        parts.model, divergence, teacher and teacher.model, alpha=d.alpha, match=match,
+        parts.model, divergence, teacher and teacher.model, alpha=alpha, match=match,
         virtual=parts.around is not None, **_options(f, parts, objective),
     )  # fmt: skip
     parts = parts._replace(
         objective=with_expand(loss, parts.method), variables=variables, labels={**parts.labels, **labels}
     )
-    return Lesson(parts, data, teacher and teacher.model.cfg, about)
+    return Lesson(parts, data, teacher and teacher.model.cfg, about, rollout)
+
+
+def _rewarded(f: Fields, parts: Parts, data: Data) -> Lesson:
+    """Policy gradient: what teaches is a verifier of the student's answers."""
+    d = f.distill
+    require("distill.samples", d.samples, d.samples >= 2, "2 or more: an answer is measured by its prompt's others")
+    right = verifier(d.reward, "distill.reward")
+    rollout = Rollout(f, parts, data, samples=d.samples, reward=lambda record: float(right(record)))
+    loss = with_expand(policy_gradient(parts.model, chunk=f.loss.chunk), parts.method)
+    about = f"reward   {d.reward}, of {d.samples} answers to each of {f.batch_size} prompts a step"
+    return Lesson(parts._replace(objective=loss), data, about=about, rollout=rollout)
 
 
 def compared(f: Fields, parts: Parts) -> str:
     """The name of the run's objective; UserError where it has no scores that a teacher could have."""
     name = f.task.objective or parts.task.objectives[0]
     if name not in COMPARED:
-        raise UserError(f"distill=token: objective {name} has no scores to compare; {', '.join(COMPARED)} do")
+        raise UserError(
+            f"distill={f.distill.name}: objective {name} has no scores to compare; {', '.join(COMPARED)} do"
+        )
     return name
 
 
@@ -130,6 +158,8 @@ def _options(f: Fields, parts: Parts, objective: str) -> dict[str, Any]:
 
 def _match(f: Fields, student: Config, teacher: Config | None) -> Match | None:
     d = f.distill
+    if d.name != "token":
+        return None
     for name, weight in (("hidden", d.hidden), ("attention", d.attention)):
         require(f"distill.{name}", weight, weight >= 0, "a weight, 0 or more")
     if not (d.hidden or d.attention):
@@ -187,7 +217,7 @@ def load_teacher(f: Fields, parts: Parts, mesh: Mesh) -> Teacher:
     ours = parts.setting.classes
     if classes != ours and sorted(classes) == sorted(ours):
         raise UserError(f"distill.teacher={name}: its classes are {', '.join(classes)}, the task's {', '.join(ours)}")
-    words = [i for i in (*parts.around.before, *parts.around.after) if i < student.vocab_size] if parts.around else []
+    words = [i for i in parts.around.added if i < student.vocab_size] if parts.around else []
     room = model.cfg.max_positions - shifted(model, {"params": {}, "adapters": adapters}, 0) - len(words)
     if f.task.max_length > room:
         raise UserError(

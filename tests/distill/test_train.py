@@ -9,10 +9,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import ftjax
 from configs.default import get_config
 from ftjax import tree
-from ftjax.data.tokenizer import train_tokenizer
 from ftjax.errors import UserError
 from ftjax.objectives.base import IGNORE
 from ftjax.objectives.cross_entropy import cross_entropy
@@ -28,52 +26,7 @@ from ftjax.train.restore import load_run
 from ftjax.train.teacher import load_teacher
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
-SGD = {"optimizer.momentum": 0.0, "optimizer.schedule": "constant", "optimizer.warmup": 0.0, "optimizer.clip": 0.0}
 TIMES = {"train/examples_per_second", "train/tokens_per_second"}
-
-
-@pytest.fixture(scope="module")
-def folder(make, tmp_path_factory):
-    """Folders of a GPT-2 `student`, a deeper and wider Llama `teacher`, a teacher with `other` tokens; rows of `lm` and
-    of `classification`."""
-    root, rng = tmp_path_factory.mktemp("distill"), np.random.default_rng(0)
-    sentence = lambda n: " ".join(rng.choice(WORDS, n))  # noqa: E731
-    for split, n in (("train", 12), ("validation", 5)):
-        rows = [json.dumps({"prompt": sentence(2), "completion": " " + sentence(3)}) + "\n" for _ in range(n)]
-        (root / f"lm-{split}.jsonl").write_text("".join(rows))
-        rows = [json.dumps({"text": sentence(3), "label": ("no", "yes")[i % 2]}) + "\n" for i in range(n)]
-        (root / f"classification-{split}.jsonl").write_text("".join(rows))
-    for name, text in (("", " ".join(WORDS)), ("other", "abcdefghij klmnopqrstuvwxyz")):
-        (root / "text.txt").write_text(text * 20)
-        tokenizer = train_tokenizer("byte_bpe", [root / "text.txt"], 280)
-        size = dict(vocab_size=len(tokenizer), max_positions=40)
-        models = {"student": make("gpt2", **size), "teacher": make("llama", **size, num_layers=3, hidden_size=24)}
-        for kind, made in models.items() if not name else [("other", models["teacher"])]:
-            ftjax.save(root / kind, made.model, made.params, extra={"eos_token_id": tokenizer.eos_token_id})
-            tokenizer.save_pretrained(root / kind)
-    return root
-
-
-@pytest.fixture(scope="module")
-def configure(folder):
-    """configure(distill, method, field=value, ...) -> (config, default) of plain gradient descent."""
-
-    def get(distill="token", method="full", task="lm", **fields):
-        default = get_config(f"model={folder / 'student'},task={task},method={method},distill={distill},optimizer=sgd")
-        config = default.copy_and_resolve_references()
-        files = {f"task.files.{split}": str(folder / f"{task}-{split}.jsonl") for split in ("train", "validation")}
-        common = {"task.max_length": 32, "batch_size": 4, "steps": 3, "eval_every": 3, "log_every": 1,
-                  "optimizer.learning_rate": 0.1}  # fmt: skip
-        config.update_from_flattened_dict(common | files | SGD | fields)
-        return config, default
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def live(folder):
-    """The field that names the teacher."""
-    return {"distill.teacher": str(folder / "teacher")}
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +133,14 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("source", ["live", "stored"])
+@pytest.mark.parametrize("source", ["live", "stored", "on_policy", "policy"])
 def test_a_stopped_run_ends_as_one_that_was_not(configure, request, tmp_path, source):
     fields = {"steps": 5, "eval_every": 2, "method.dropout": 0.1, "optimizer.momentum": 0.9}
-    config, default = configure(method="lora", **request.getfixturevalue(source), **fields)
+    if source == "policy":
+        fields |= {"distill.reward": "pattern:.*a.*", "distill.samples": 3}
+    else:
+        fields |= request.getfixturevalue("stored" if source == "stored" else "live")
+    config, default = configure(source if "policy" in source else "token", "lora", **fields)
     train(config, default, tmp_path / "whole")
     opened, plain, calls = [], loop.Log.progress, []
 
