@@ -6,6 +6,7 @@
     python -m experiments.speed generate
     python -m experiments.speed load
     python -m experiments.speed data      --data=DIR
+    python -m experiments.speed distill   --data=DIR
 
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
@@ -33,6 +34,10 @@ share reached of the steps that memory allows: weights and half-full caches read
 `data` measures what comes before the step for the shipped nano-gpt on E2E, packed as it trains by default, on one core
 (the best of `--rounds`), and beside it the steps of full fine-tuning, batch size 8, on all cores.
 
+`distill` measures the steps of a student (two layers of the shipped nano-gpt, on E2E) alone, with a live teacher
+(nano-gpt) and with a cache of its 64 likeliest tokens, in turn in one process, and the teacher's forward pass alone;
+and what XLA allots for the loss of a live teacher, by vocabulary and labelled positions, compiled only.
+
 For training the model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`),
 written as a Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
 A record goes to `experiments/results/speed.jsonl`; the last of each kind make `experiments/results/speed.md`.
@@ -51,7 +56,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import speed_data, speed_decode, speed_train
+from experiments import speed_data, speed_decode, speed_distill, speed_train
 from ftjax.sweep.render import text_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,6 +76,7 @@ def in_process(kind: str, name: str, folder: Path, args: argparse.Namespace) -> 
 def part(kind: str, name: str, folder: Path, args: argparse.Namespace) -> None:
     """The inside of `in_process`."""
     parts = speed_train.PARTS | speed_data.PARTS | {"generate": speed_decode.generate, "load": speed_decode.load}
+    parts |= {"distill": speed_distill.distill}
     print(json.dumps(parts[kind](folder, name, args)))
 
 
@@ -80,7 +86,7 @@ def measure(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if args.command != "data":
+        if args.command not in ("data", "distill"):
             (speed_decode if args.command in ("generate", "load") else speed_train).prepare(folder, args)
         if args.command == "train":
             result: Any = {side: [] for side in SIDES}
@@ -99,8 +105,8 @@ def measure(args: argparse.Namespace) -> None:
             result = {}
             for side in speed_data.SIDES:
                 result |= in_process(side, args.model, folder, args)
-        elif args.command == "methods":
-            result = in_process("methods", "all", folder, args)
+        elif args.command in ("methods", "distill"):
+            result = in_process(args.command, "all", folder, args)
         else:
             result = {method: in_process("decomposition", method, folder, args) for method in ("full", "lora")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -183,9 +189,22 @@ def data_table(result: dict[str, Any]) -> str:
     return text_table([facts, "examples/s", "against training"], rows)
 
 
+def distill_table(result: dict[str, Any]) -> str:
+    """Milliseconds and what they come to; megabytes of the loss."""
+    wanted = {"live teacher": "student + teacher forward", "cache of 64": "student"}
+    rows = [
+        [name, f"{ms:.1f}", f"{result['over'][name]:.3f} of {wanted[name]}" if name in wanted else ""]
+        for name, ms in result["ms"].items()
+    ]
+    sizes = [(int(v), int(n), size) for v, made in result["loss bytes"].items() for n, size in made.items()]
+    memory = [[f"{v:,}", f"{n:,}", f"{size / 1e6:.0f}", f"{4e-6 * v * n:,.0f}"] for v, n, size in sizes]
+    columns = ["vocabulary", "labels", "loss and gradient, MB", "[B, T, V] once, MB"]
+    return text_table(["a step", "ms", "ratio"], rows) + "\n\n" + text_table(columns, memory)
+
+
 TABLES = {
     "train": train_table, "decompose": decompose_table, "methods": methods_table, "generate": generate_table,
-    "load": load_table, "data": data_table,
+    "load": load_table, "data": data_table, "distill": distill_table,
 }  # fmt: skip
 
 
@@ -209,7 +228,14 @@ def main() -> None:
     feeding.add_argument("--steps", type=int, default=10, help="of training, measured")
     feeding.add_argument("--warmup", type=int, default=2)
     feeding.add_argument("--rounds", type=int, default=3)
-    for command in (decoding, loading, feeding):
+    teaching = commands.add_parser("distill", help="a teacher's cost")
+    teaching.add_argument("--data", type=Path, required=True, help="the E2E folder")
+    teaching.add_argument("--model", default="nano-gpt")
+    teaching.add_argument("--layers", type=int, nargs="+", default=(0, 3), help="of the model, the student's")
+    teaching.add_argument("--batch_size", type=int, default=32)
+    teaching.add_argument("--steps", type=int, default=8, help="of a side in a round")
+    teaching.add_argument("--rounds", type=int, default=5)
+    for command in (decoding, loading, feeding, teaching):
         command.add_argument("--seed", type=int, default=0)
     for name, about in (
         ("train", "against transformers"),
