@@ -12,6 +12,7 @@ from ftjax.decode.sampling import choose
 from ftjax.methods.batched import PerExample
 from ftjax.models.transformer import Transformer, empty_cache
 from ftjax.nn.attention import Cache
+from ftjax.nn.config import Config
 from ftjax.nn.layers import cut, uncut
 
 
@@ -39,10 +40,13 @@ class State(NamedTuple):
 
 
 def prefill(model: Transformer, variables: Any, prompt: Prompt, slots: int) -> tuple[jax.Array, Cache]:
-    """The prompts' next logits `[B, V]`, and a cache with `slots` more slots (the last new token is never fed)."""
+    """The prompts' next logits `[B, V]`, and a cache with `slots` more slots (the last new token is never fed).
+
+    As the steps read it: each layer's part apart where the layers are run without a scan.
+    """
     (b, t), sources = prompt.ids.shape, {}
     counted = lambda mask: jnp.maximum(jnp.cumsum(mask, 1) - 1, 0)  # noqa: E731
-    cache = empty_cache(model.cfg, b, t + slots, 0 if prompt.source is None else prompt.source.shape[1])
+    cache = empty_cache(model.cfg, b, t, 0 if prompt.source is None else prompt.source.shape[1])
     if prompt.source is not None:
         sources = {"encoder_input_ids": prompt.source, "encoder_attention_mask": prompt.source_mask}
         sources["encoder_position_ids"] = counted(prompt.source_mask)
@@ -50,7 +54,24 @@ def prefill(model: Transformer, variables: Any, prompt: Prompt, slots: int) -> t
     out: Any = model.apply(
         variables, prompt.ids, prompt.mask, position_ids=counted(prompt.mask), cache=cache, method="hidden", **sources
     )
-    return model.apply(variables, out.last_hidden[:, -1], method="logits"), out.cache
+    return model.apply(variables, out.last_hidden[:, -1], method="logits"), _grown(out.cache, slots, model.cfg)
+
+
+def _grown(cache: Cache, slots: int, cfg: Config) -> Cache:
+    """The cache with so many more slots, a layer's part apart where layers are run without a scan."""
+
+    def grown(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(x, [(0, slots * (i == axis % x.ndim)) for i in range(x.ndim)])
+
+    def layer(k: jax.Array, v: jax.Array, *source: jax.Array) -> tuple[jax.Array, ...]:
+        return grown(k, -1), grown(v, -2), *source
+
+    apart = cfg.scan_unroll < 0
+    return cache._replace(
+        kv=[layer(*(x[i] for x in cache.kv)) for i in range(cfg.num_layers)] if apart else layer(*cache.kv),
+        positions=grown(cache.positions, 1),
+        segments=grown(cache.segments, 1),
+    )
 
 
 def feed(
@@ -65,8 +86,8 @@ def fan(cache: Cache, n: int) -> Cache:
     """The cache with every row n times in a row."""
     if n == 1:
         return cache
-    # keys and values lead with the layers
-    return jax.tree.map(lambda x: jnp.repeat(x, n, int(x.ndim > 2)) if x.ndim else x, cache)
+    # all layers' keys and values lead with the layers
+    return jax.tree.map(lambda x: jnp.repeat(x, n, int(x.ndim > 4)) if x.ndim else x, cache)
 
 
 @functools.partial(jax.jit, static_argnames="n")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ftjax.errors import UserError
 from ftjax.nn import hooks
-from ftjax.nn.attention import Cache, Context, Relative, Sight, Source, visible
+from ftjax.nn.attention import Cache, Context, Held, Relative, Sight, visible
 from ftjax.nn.block import Block, Conv
 from ftjax.nn.config import Config
 from ftjax.nn.core import Embed, Linear, Norm
@@ -151,10 +151,8 @@ class Stack(nn.Module):
         if cache is not None:
             at = jax.lax.dynamic_update_slice(cache.positions, positions, (0, cache.index))
             key_segments = jax.lax.dynamic_update_slice(cache.segments, segments, (0, cache.index))
-            kv = (cache.k, cache.v)
-            if cache.source is not None:
-                kv += (cache.source.k, cache.source.v)
-                source = cache.source.segments if source is None else source
+            kv = cache.kv
+            source = cache.source if source is None else source
         seen_segments = key_segments if seen is None else jnp.where(seen, key_segments[:, None], 0)
         ctx = Context(
             segments=segments,
@@ -178,8 +176,7 @@ class Stack(nn.Module):
         if hidden is not None:
             hidden = hidden.at[-1].set(x)
         if cache is not None:
-            kept = None if source is None else Source(kv[2], kv[3], source)
-            cache = Cache(kv[0], kv[1], at, key_segments, cache.index + input_ids.shape[1], kept)
+            cache = Cache(kv, at, key_segments, cache.index + input_ids.shape[1], source)
         return Output(last_hidden=x, hidden_states=hidden, attentions=probs, cache=cache)
 
     def _sight(
@@ -224,18 +221,17 @@ class Stack(nn.Module):
             apply: Any = Conv(cfg, parent=None).apply
             return apply({"params": conv}, x, y, ctx.segments, ctx.training, rngs=rngs)
 
-        def body(carry: Any, layer: jax.Array, row: Any) -> tuple[Any, Any]:
-            x, kv = carry
+        def body(x: jax.Array, kv: Any, place: jax.Array, layer: jax.Array, row: Any) -> tuple[Any, Any, Any]:
             rngs = None if key is None else {"dropout": jax.random.fold_in(key, layer)}
             with hooks.under(path):
-                y, kv, probs = apply(row, x, ctx, kv, layer, rngs=rngs)
+                y, kv, probs = apply(row, x, ctx, kv and Held(kv, place), layer, rngs=rngs)
             if cfg.conv_size:
                 y = jax.lax.cond(layer == 0, convolved, lambda x, y: y, x, y)
-            return (y, kv), (x if collect else None, probs)
+            return y, kv, (x if collect else None, probs)
 
         unroll = cfg.scan_unroll if kv is None else 1
-        (x, kv), (inputs, probs) = run_layers(
-            body, stacks, (x, kv), rows=cfg.rows, repeats=cfg.num_layers // cfg.rows, unroll=unroll,
+        x, kv, (inputs, probs) = run_layers(
+            body, stacks, x, held=kv, rows=cfg.rows, repeats=cfg.num_layers // cfg.rows, unroll=unroll,
             remat=cfg.remat and ctx.training,
         )  # fmt: skip
         return x, kv, jnp.concatenate([inputs, x[None]]) if collect else None, probs

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ftjax.errors import UserError
 from ftjax.models.stack import Output, Stack
 from ftjax.nn import hooks
-from ftjax.nn.attention import Cache, Source
+from ftjax.nn.attention import Cache
 from ftjax.nn.config import Config
 from ftjax.nn.core import ACTIVATIONS, Linear, Norm
 from ftjax.nn.hooks import Site, acting
@@ -202,12 +202,13 @@ def empty_cache(cfg: Config, batch: int, slots: int, source_slots: int = 0) -> C
     """A cache of `slots` tokens for `batch` rows, and of `source_slots` tokens of an encoder."""
 
     def pair(slots: int) -> tuple[jax.Array, jax.Array]:
-        shape = (cfg.num_layers, batch, cfg.num_kv_heads, slots, cfg.head_dim)
-        return jnp.zeros(shape, cfg.dtype), jnp.zeros(shape, cfg.dtype)
+        lead = (cfg.num_layers, batch, cfg.num_kv_heads)
+        return jnp.zeros((*lead, cfg.head_dim, slots), cfg.dtype), jnp.zeros((*lead, slots, cfg.head_dim), cfg.dtype)
 
     zeros = jnp.zeros((batch, slots), jnp.int32)
-    source = Source(*pair(source_slots), jnp.zeros((batch, source_slots), jnp.int32)) if cfg.encoder else None
-    return Cache(*pair(slots), zeros, zeros, jnp.zeros((), jnp.int32), source)
+    kv = (*pair(slots), *(pair(source_slots) if cfg.encoder else ()))
+    source = jnp.zeros((batch, source_slots), jnp.int32) if cfg.encoder else None
+    return Cache(kv, zeros, zeros, jnp.zeros((), jnp.int32), source)
 
 
 def init(model: Transformer, key: jax.Array) -> Any:
@@ -230,7 +231,8 @@ def keys_values(model: Transformer, params: Any, ids: Sequence[int]) -> tuple[ja
     """The keys (rotated, where the model rotates) and values of one text: `[L, P, K, hd]` each."""
     tokens = jnp.asarray([list(ids)], jnp.int32)
     out = model.apply({"params": params}, tokens, cache=empty_cache(model.cfg, 1, tokens.shape[1]), method="hidden")
-    return tuple(x[:, 0].swapaxes(1, 2) for x in (out.cache.k, out.cache.v))  # type: ignore[return-value]
+    keys, values = out.cache.kv  # type: ignore[union-attr]
+    return keys[:, 0].transpose(0, 3, 1, 2), values[:, 0].swapaxes(1, 2)
 
 
 def shifted(model: Transformer, variables: Any, position: int, rows: int = 1) -> int:
@@ -241,7 +243,8 @@ def shifted(model: Transformer, variables: Any, position: int, rows: int = 1) ->
             position = adapter.positions(position, Site(model, False))
         return position
 
-    return int(model.apply(variables, jnp.full((rows, 1), position), method=at).max())
+    with jax.ensure_compile_time_eval():  # whoever asks while tracing has shapes alone, which is all that matters here
+        return int(model.apply(variables, jnp.full((rows, 1), position), method=at).max())
 
 
 @functools.lru_cache(maxsize=16)

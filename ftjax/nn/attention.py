@@ -15,23 +15,41 @@ from ftjax.nn.hooks import Site, acting, dropout
 from ftjax.nn.positions import rotate
 
 
-class Source(NamedTuple):
-    """Keys and values of the encoder's tokens, which a decoder's layers attend to."""
-
-    k: jax.Array  # [L, B, K, S, hd]
-    v: jax.Array  # [L, B, K, S, hd]
-    segments: jax.Array  # [B, S]
-
-
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far. S slots, filled up to `index`; an unfilled slot has segment 0."""
+    """Keys and values of the tokens seen so far. S slots, filled up to `index`; an unfilled slot has segment 0.
 
-    k: jax.Array  # [L, B, K, S, hd]: a head's keys lie together, so that attending to them transposes nothing
-    v: jax.Array  # [L, B, K, S, hd]
+    kv: keys `[L, B, K, hd, S]` and values `[L, B, K, S, hd]`, as the products of the attention read them, so that
+      nothing is transposed; of an encoder-decoder, with those of the encoder's tokens after them. Or a list of such
+      without L, one a layer: XLA's CPU backend copies what it reads of a larger array.
+    """
+
+    kv: Any
     positions: jax.Array  # [B, S], once for all layers
     segments: jax.Array  # [B, S]
     index: jax.Array  # []
-    source: Source | None = None  # of an encoder-decoder
+    source: jax.Array | None = None  # [B, S], segments of the encoder's tokens
+
+
+class Held(NamedTuple):
+    """A layer's keys and values in a cache: all layers' arrays and its row in them, or its own (row None)."""
+
+    arrays: tuple[jax.Array, ...]
+    row: jax.Array | None
+
+    def write(self, k: jax.Array, v: jax.Array, at: jax.Array | int) -> "Held":
+        """With `[B, T, K, hd]` from slot `at` on."""
+        new, where = (k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)), ((0, 0, 0, at), (0, 0, at, 0))
+        if self.row is not None:
+            new, where = tuple(x[None] for x in new), tuple((self.row, *place) for place in where)
+        put: Any = jax.lax.dynamic_update_slice
+        return self._replace(arrays=tuple(put(x, y.astype(x.dtype), at) for x, y, at in zip(self.arrays, new, where)))
+
+    def read(self) -> tuple[jax.Array, jax.Array]:
+        """`[B, S, K, hd]` each."""
+        keys, values = self.arrays
+        if self.row is not None:
+            keys, values = (jax.lax.dynamic_index_in_dim(x, self.row, keepdims=False) for x in self.arrays)
+        return keys.transpose(0, 3, 1, 2), values.swapaxes(1, 2)
 
 
 class Sight(NamedTuple):
@@ -161,9 +179,9 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, ctx: Context, kv: Any, layer: jax.Array
-    ) -> tuple[jax.Array, Any, jax.Array | None]:
-        """x `[B, T, D]`, kv the whole cache's `[L, B, K, S, hd]` pair -> (y, updated kv, probabilities or None)."""
+        self, x: jax.Array, ctx: Context, kv: Held | None, layer: jax.Array
+    ) -> tuple[jax.Array, Held | None, jax.Array | None]:
+        """x `[B, T, D]`, kv of the cache -> (y, updated kv, probabilities or None)."""
         cfg, site = self.cfg, Site(self, ctx.training)
         b, t, _ = x.shape
         linears = {
@@ -184,10 +202,11 @@ class Attention(nn.Module):
         if self.cross:
             mask: Any = ctx.memory_mask
             if ctx.memory is None:  # the cache has them
-                k, v = (_row(c, layer) for c in kv)
+                assert kv is not None
+                k, v = kv.read()
             else:
                 k, v = project("k", ctx.memory), project("v", ctx.memory)
-                kv = kv and tuple(_write(c, new, layer, 0) for c, new in zip(kv, (k, v)))
+                kv = kv and kv.write(k, v, 0)
         else:
             sight, k, v = self._sight(ctx, layer), project("k", x), project("v", x)
             mask = sight.mask
@@ -195,8 +214,8 @@ class Attention(nn.Module):
                 q, k = rotate(q, *sight.rotary), rotate(k, *sight.rotary)
             if kv is not None:
                 at: Any = ctx.index
-                kv = tuple(_write(c, new, layer, at) for c, new in zip(kv, (k, v)))
-                k, v = (_row(c, layer) for c in kv)
+                kv = kv.write(k, v, at)
+                k, v = kv.read()
             if ctx.relative is not None:
                 bias = ctx.relative.bias
                 if ctx.relative.embeddings is not None:
@@ -218,7 +237,7 @@ class Attention(nn.Module):
             cfg.attention_softcap, self._most(ctx), self.cross, bias is not None, k.shape[1] != keys,
             key is not None, ctx.attentions, ctx.index is not None,
         )  # fmt: skip
-        kernel = kernels.choose(cfg.attention, jax.default_backend(), request, kernels.capability())
+        kernel = kernels.choose(cfg.attention, kernels.backend(), request, kernels.capability())
         if kernel == "xla":
             out, probs = attend(
                 q, k, v, mask, key, cfg.attention_dropout, scale=scale, bias=bias, softcap=cfg.attention_softcap
@@ -276,12 +295,3 @@ class Attention(nn.Module):
             return ctx.nearby
         everywhere = jnp.isin(layer, jnp.asarray(self.cfg.global_layers))
         return jax.tree.map(lambda far, near: jnp.where(everywhere, far, near), ctx.everywhere, ctx.nearby)
-
-
-def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, at: jax.Array | int) -> jax.Array:
-    where: Any = (layer, 0, 0, at, 0)
-    return jax.lax.dynamic_update_slice(cache, new.swapaxes(1, 2)[None].astype(cache.dtype), where)
-
-
-def _row(cache: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False).swapaxes(1, 2)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ftjax.nn.attention import Attention, Context
+from ftjax.nn.attention import Attention, Context, Held
 from ftjax.nn.config import Config
 from ftjax.nn.core import ACTIVATIONS, Linear, Norm, matmul
 from ftjax.nn.hooks import Site, acting
@@ -74,16 +74,16 @@ class Block(nn.Module):
     cfg: Config
 
     @nn.compact
-    def __call__(self, x: jax.Array, ctx: Context, kv: Any, layer: jax.Array) -> tuple[jax.Array, Any, Any]:
+    def __call__(self, x: jax.Array, ctx: Context, kv: Held | None, layer: jax.Array) -> tuple[jax.Array, Any, Any]:
+        """x `[B, T, D]`, kv of the cache -> (x, its updated arrays, probabilities or None)."""
         cfg = self.cfg
-        own: Any = None if kv is None else kv[:2]
-        source: Any = None if kv is None else kv[2:]
+        own, source = (kv and Held(kv.arrays[part], kv.row) for part in (slice(2), slice(2, 4)))
         x, own, probs = self._around("attn", x, lambda x: Attention(cfg, name="attn")(x, ctx, own, layer), layer)
         if cfg.encoder is not None:
             cross = Attention(cfg, True, name="cross")
             x, source, _ = self._around("cross", x, lambda x: cross(x, ctx, source, layer), layer)
         x, _, _ = self._around("ffn", x, lambda x: (FFN(cfg, name="ffn")(x, ctx.training), None, None), layer)
-        return x, None if kv is None else (*own, *source), probs
+        return x, kv and (*own.arrays, *source.arrays), probs
 
     def _around(
         self, name: str, x: jax.Array, sublayer: Callable[[jax.Array], tuple], layer: jax.Array

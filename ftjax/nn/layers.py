@@ -81,46 +81,53 @@ def _unstack(row: Tree, n: int) -> list[Tree]:
 
 
 def run_layers(
-    block: Callable[..., tuple[Any, Any]],
+    block: Callable[..., tuple[Any, Tree, Any]],
     stacks: Mapping[str, Tree],
     carry: Any,
     *,
+    held: Tree = None,
     rows: int,
     repeats: int = 1,
     unroll: int = 1,
     remat: bool = False,
-) -> tuple[Any, Any]:
-    """Runs `block(carry, row, {name: row's tree}) -> carry, out` over all rows.
+) -> tuple[Any, Tree, Any]:
+    """Runs `block(carry, held, place, row, {name: row's tree}) -> carry, held, out` over all rows.
 
     Args:
       stacks: {collection: stack}, cut or whole; a collection missing in some rows gives `{}` there.
-      carry: what flows through the rows (hidden states, the cache).
+      carry: what flows through the rows (hidden states).
+      held: a stack that is changed in place (the cache), which a row gets, and gives, with its own `place` in it; or a
+        list of all rows' trees, of which it gets and gives its own (place None).
       repeats: how often one row is run, where all layers share it (rows = 1).
       unroll: rows per scan iteration; -1 for none of the scan.
       remat: recompute a row's activations in its backward pass.
     Returns:
-      (carry, outs stacked over rows).
+      (carry, held, outs stacked over rows).
     """
     pieces = {name: parts(stack, rows) for name, stack in stacks.items()}
     shared: dict[str, Tree] = {}
-    edges = sorted({0, rows, *(edge for found in pieces.values() for span, _ in found for edge in span)})
-
-    def body(carry: Any, xs: tuple[jax.Array, dict[str, Tree]]) -> tuple[Any, Any]:
-        return block(carry, xs[0], shared or xs[1])
-
     if repeats > 1:
         shared = {name: jax.tree.map(lambda x: x[0], _take(spans, 0, 1)) for name, spans in pieces.items()}
-        pieces, edges = {}, [0, repeats]
+        pieces = {}
+    n, apart, outs = rows * repeats, isinstance(held, list), []
+    edges = {0, n, *(edge for found in pieces.values() for span, _ in found for edge in span)}
+
+    def body(both: Any, xs: tuple[jax.Array, dict[str, Tree]]) -> tuple[Any, Any]:
+        *both, out = block(*both, None if apart else xs[0], xs[0], shared or xs[1])
+        return tuple(both), out
+
     if remat:
         body = jax.checkpoint(body, prevent_cse=unroll < 0)
-    outs = []
-    for a, b in pairwise(edges):
+    for a, b in pairwise(sorted(edges | set(range(n)) if apart else edges)):
         trees = {name: _take(spans, a, b) for name, spans in pieces.items()}
-        if unroll < 0:
+        both = (carry, held[a] if apart else held)
+        if unroll < 0 or b - a == 1:
             for i, row in enumerate(_unstack(trees, b - a)):
-                carry, out = body(carry, (jnp.asarray(a + i), row))
+                both, out = body(both, (jnp.asarray(a + i), row))
                 outs.append(jax.tree.map(lambda x: x[None], out))
         else:
-            carry, out = jax.lax.scan(body, carry, (jnp.arange(a, b), trees), unroll=unroll)
+            both, out = jax.lax.scan(body, both, (jnp.arange(a, b), trees), unroll=unroll)
             outs.append(out)
-    return carry, outs[0] if len(outs) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *outs)
+        carry, new = both
+        held = [*held[:a], new, *held[b:]] if apart else new
+    return carry, held, outs[0] if len(outs) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *outs)

@@ -193,7 +193,8 @@ def test_a_prefix_of_cached_keys_is_those_tokens(make, name):
     made, before = make(name, scan_unroll=1), jnp.array([[4, 9, 1]])
     variables = {"params": made.params}
     cache = made.model.apply(variables, before, cache=empty_cache(made.cfg, 1, 3)).cache
-    k, v = (x[:, 0].swapaxes(1, 2) for x in (cache.k, cache.v))
+    keys, values = cache.kv
+    k, v = keys[:, 0].transpose(0, 3, 1, 2), values[:, 0].swapaxes(1, 2)
     adapters = place({"layers/attn": Prefix(k, v), "": Shift(jnp.full((), 3))}, "toy")
     whole = made.model.apply(variables, jnp.concatenate([before, IDS[:1]], 1)).logits[:, 3:]
     out = made.model.apply({**variables, "adapters": adapters}, IDS[:1]).logits

@@ -21,16 +21,16 @@ STACK = {
 MORE = {"site": {"a": np.linspace(0.5, 1, L, dtype=np.float32)}}
 
 
-def block(x, row, trees):
+def block(x, held, place, row, trees):
     """Something in which every row's place matters; adapters act where they are."""
     y = jnp.tanh(x * trees["params"]["w"] + trees["params"]["b"] + 0.01 * row)
     if trees["adapters"]:
         y = y + trees["adapters"]["site"]["a"] * x
-    return y, y.sum()
+    return y, held, y.sum()
 
 
 def loss(params, adapters, **options):
-    x, sums = run_layers(block, {"params": params, "adapters": adapters}, jnp.ones(3), rows=L, **options)
+    x, _, sums = run_layers(block, {"params": params, "adapters": adapters}, jnp.ones(3), rows=L, **options)
     return jnp.sum(x**2), sums
 
 
@@ -115,3 +115,25 @@ def test_a_model_with_parameters_and_adapters_cut_differently(make, lora, refere
     assert any("/layers/0:2/" in path for path in tree.flatten(grads))
     whole = {name: {**grads[name], "layers": uncut(grads[name]["layers"])} for name in grads}
     close((hidden, whole), reference("gpt2"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("boundaries", [(), (2,)])
+@pytest.mark.parametrize("unroll", [1, -1])
+def test_what_is_held_is_changed_row_by_row(boundaries, unroll):
+    """As one stack that each row finds its place in, and as a list of the rows' own."""
+    params = cut(STACK, L, boundaries)
+
+    def add(x, held, place, row, trees):
+        mine = held if place is None else held[place]
+        new = mine + x.sum() * (row + 1)
+        return x * trees["params"]["w"][0], new if place is None else held.at[place].set(new), new
+
+    start = jnp.arange(L, dtype=jnp.float32)
+    _, stacked, seen = run_layers(add, {"params": params}, jnp.ones(3), held=start, rows=L, unroll=unroll)
+    _, listed, _ = run_layers(add, {"params": params}, jnp.ones(3), held=list(start), rows=L, unroll=unroll)
+    by_hand, x = [], 3.0
+    for i, w in enumerate(np.asarray(STACK["w"])[:, 0]):
+        by_hand.append(i + x * (i + 1))
+        x *= w
+    for found in (stacked, jnp.stack(listed), seen):
+        np.testing.assert_allclose(found, by_hand, rtol=1e-5)

@@ -57,7 +57,11 @@ def launch(workdir, *codes, steps=STEPS):
         )
         for i, code in enumerate(codes)
     ]  # fmt: skip
-    said = [process.communicate(timeout=300)[1] for process in started]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     return [(process.returncode, text) for process, text in zip(started, said)]
 
 
