@@ -48,14 +48,18 @@ def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type c
             wandb_project="",
             data=dict(
                 layout="auto",  # packed (language modelling), buckets (the rest)
-                overlong="error",  # or drop, truncate
+                overlong="error",  # or drop, truncate (keeps the start), truncate_left (keeps the end)
                 on_bad_row="error",  # or skip, counted
                 pad_side="right",
                 buckets=6,
                 row_length=0,  # of packed rows; 0: the shortest that holds every example
             ),
             loss=dict(label_smoothing=0.0, z_loss=0.0, reduction="token", chunk=2048),
-            generate=dict(max_new_tokens=placeholder(int), examples=placeholder(int)),
+            generate=dict(
+                max_new_tokens=placeholder(int),
+                examples=placeholder(int),
+                num_beams=1,  # over 1: the metrics of text by beam search too, as <metric>_beam<n>
+            ),
         )
     )
     for name, (get, _) in AXES.items():

@@ -37,7 +37,7 @@ def _fields() -> dict[str, dict[str, Any]]:
         "prefix": dict(definition="paper", length=10, hidden=512, init="random", text=""),  # init: random, words
         "p_tuning": dict(
             definition="paper",
-            template=placeholder(str),  # {3}{text} anchor words{3}
+            template=placeholder(str),  # {3}{text} anchor words{3}; of a masked text {3}{before}{mask}{3}{after}{3}
             hidden=placeholder(int),  # of PEFT's MLP; the model's width where not given
         ),
         "llama_adapter": dict(

@@ -16,7 +16,7 @@ FLOORS = [
     {"hub", "decode", "parallel"},
     {"kinds", "distill", "selfinstruct"},
     {"train"},
-    {"sweep"},
+    {"sweep", "plan"},
     {"cli"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "a run for PEFT or transformers: --workdir, --format, --output",
     "merge": "adapters into plain weights: --workdir, --output",
     "methods": "what each fine-tuning method trains of a model: --model",
+    "plan": "what a run or a table costs, and whether a machine holds it: --config or FILE.py, --topology",
     "sweep": "run what is missing of an experiment's table: FILE.py --scale, --workdir",
     "table": "a sweep's table as it stands: --workdir, --format, --output",
     "status": "a sweep's trials: --workdir",

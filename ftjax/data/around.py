@@ -11,18 +11,27 @@ from ftjax.errors import UserError
 
 
 class Around(NamedTuple):
-    """Ids before and after the text. `inside`: after an opening special token; a closing one stays last in any case."""
+    """Ids before and after the text, and left and right of the mask in it. `inside`: after an opening special token; a
+    closing one stays last in any case."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     inside: bool
     opening: frozenset[int]  # ids of [CLS], bos
     closing: frozenset[int]  # ids of [SEP], eos
+    left: tuple[int, ...] = ()
+    right: tuple[int, ...] = ()
+    mask: int | None = None
+
+    @property
+    def added(self) -> tuple[int, ...]:
+        """What is added to a text, in its order."""
+        return self.before + self.left + self.right + self.after
 
     @property
     def size(self) -> int:
         """Tokens added to a text."""
-        return len(self.before) + len(self.after)
+        return len(self.added)
 
     def prompt(self, tokens: Sequence[int]) -> list[int]:
         """A prompt to continue, with them."""
@@ -31,8 +40,26 @@ class Around(NamedTuple):
 
     def closed(self, tokens: Sequence[int]) -> list[int]:
         """A whole text, as encoders read it, with them: a closing special token stays last."""
-        start, end = self.edges(np.asarray(tokens), None)
-        return [*tokens[:start], *self.before, *tokens[start:end], *self.after, *tokens[end:]]
+        ids = np.asarray(tokens)
+        return np.insert(ids, self.places(ids, *self.edges(ids, None)), self.added).tolist()
+
+    def places(self, tokens: np.ndarray, first: int, last: int) -> list[int]:
+        """Before which of a sequence's tokens each of `added` goes, its text being tokens[first:last].
+
+        Raises:
+          UserError: a text without the one gap that something goes next to.
+        """
+        gap = [first, first]
+        if self.left or self.right:
+            masks = np.flatnonzero(tokens == self.mask)
+            if not len(masks) or masks[-1] - masks[0] >= len(masks):
+                raise UserError(
+                    "method.template: there is not one gap in this text for {mask}; write {text}, or take an objective"
+                    " of gaps (cloze, words) and a masked model"
+                )
+            gap = [int(masks[0]), int(masks[-1]) + 1]
+        sides = (self.before, self.left, self.right, self.after)
+        return np.repeat([first, *gap, max(first, last)], [len(side) for side in sides]).tolist()
 
     def start(self, tokens: Sequence[int] | np.ndarray) -> int:
         """Where what comes before the text goes."""
@@ -46,11 +73,15 @@ class Around(NamedTuple):
         return min(self.start(tokens), end), end
 
 
-def around(before: Sequence[int], after: Sequence[int], inside: bool, tokenizer: Any) -> Around:
+def around(
+    before: Sequence[int], after: Sequence[int], inside: bool, tokenizer: Any, left: Sequence[int] = (),
+    right: Sequence[int] = (),
+) -> Around:  # fmt: skip
     """The pieces with the tokenizer's special tokens."""
     ids = lambda *names: frozenset(i for n in names if (i := getattr(tokenizer, n)) is not None)  # noqa: E731
     opening, closing = ids("cls_token_id", "bos_token_id"), ids("sep_token_id", "eos_token_id")
-    return Around(tuple(before), tuple(after), inside, opening, closing)
+    mask = tokenizer.mask_token_id
+    return Around(tuple(before), tuple(after), inside, opening, closing, tuple(left), tuple(right), mask)
 
 
 def insert(encoded: Encoded, pieces: Around, chunked: bool) -> Encoded:
@@ -58,7 +89,8 @@ def insert(encoded: Encoded, pieces: Around, chunked: bool) -> Encoded:
     them in the loss.
 
     Raises:
-      UserError: something after the text where the examples are chunks of documents, all of whose tokens are predicted.
+      UserError: something after the text where the examples are chunks of documents, all of whose tokens are predicted,
+        or next to a gap where a text has none.
     """
     chunked = chunked and encoded.by == "next"  # else a chunk has special tokens, as any text
     if chunked and pieces.after:
@@ -69,14 +101,17 @@ def insert(encoded: Encoded, pieces: Around, chunked: bool) -> Encoded:
     if encoded.by in ("next", "token"):
         aligned["labels"] = encoded.labels
     out: dict[str, list[np.ndarray]] = {name: [] for name in aligned}
-    added = [*pieces.before, *pieces.after]
     for start, end in zip(encoded.offsets[:-1], encoded.offsets[1:]):
         mine = {name: values[start:end] for name, values in aligned.items()}
         tokens, labels = mine["tokens"], mine.get("labels") if encoded.by == "next" else None
         first, last = (pieces.start(tokens), 0) if chunked else pieces.edges(tokens, labels)
-        where = [first] * len(pieces.before) + [max(first, last)] * len(pieces.after)
+        where = pieces.places(tokens, first, last)
         for name, values in mine.items():
-            new = {"tokens": added, "labels": IGNORED, "token_type_ids": values[np.minimum(where, len(values) - 1)]}
+            new = {
+                "tokens": pieces.added,
+                "labels": IGNORED,
+                "token_type_ids": values[np.minimum(where, len(values) - 1)],
+            }
             out[name].append(np.insert(values, where, new.get(name, 0)))
     flat = {name: np.concatenate(values).astype(np.int32) for name, values in out.items()}
     return replace(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,8 @@ def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) ->
 
     Bos comes first iff the tokenizer would add one and the text has none. The first token of an
     example is never a label, for nothing predicts it. Eos, part of the text, is a label whatever
-    the pad token is. 'truncate' keeps the start.
+    the pad token is. 'truncate' keeps the start, 'truncate_left' bos and the end, whose first token is no label, for
+    what it followed is gone. An example that keeps no label is left out.
 
     Args:
         texts: the examples.
@@ -50,12 +52,15 @@ def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) ->
             with out.bad:
                 tokens, labels = _labelled(text, ids, spans, tokenizer, bos, out.place(row))
                 if not out.fits(row, len(tokens)):
-                    if out.overlong == "drop":
+                    if not out.cuts:
                         continue
-                    tokens, labels = tokens[: out.max_length], labels[: out.max_length]
+                    first = int(tokens[0] == tokenizer.bos_token_id)
+                    kept = out.kept(len(tokens), first, 0)
+                    tokens, labels = tokens[kept], labels[kept]
+                    if out.left:
+                        labels[: first + 1] = IGNORED
                     if (labels == IGNORED).all():
-                        out.truncated -= 1
-                        out.dropped += 1
+                        out.nothing_left()
                         continue
                 out.add(row, [tokens], labels)
     return out.encoded("next", tokenizer.pad_token_id)
@@ -102,7 +107,8 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
     """For encoder-decoders: the encoder reads the prompt, the decoder writes the completion after the token `start`.
 
     Both sides get the special tokens that the tokenizer gives a source and a target. `max_length` bounds each side;
-    'truncate' keeps the starts and the special tokens.
+    'truncate' keeps the starts and the special tokens; 'truncate_left' a source's end, and a target's start, for the
+    decoder begins there.
 
     Raises:
         UserError: too long, or a completion without text.
@@ -118,11 +124,13 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
                 if not completion:
                     raise UserError(f"{out.place(row)}: the completion has no token to learn; give it text")
                 if not out.fits(row, max(len(source), len(target))):
-                    if out.overlong == "drop":
+                    if not out.cuts:
                         continue
                     limit = dict(truncation=True, max_length=out.max_length, verbose=False)
-                    source = tokenizer(texts[row].prompt, **limit)["input_ids"]
-                    target = tokenizer(text_target=completion, **limit)["input_ids"]
+                    with truncating(tokenizer, out.left):
+                        source = tokenizer(texts[row].prompt, **limit)["input_ids"]
+                    with truncating(tokenizer, left=False):
+                        target = tokenizer(text_target=completion, **limit)["input_ids"]
                 tokens = np.asarray([start, *target], np.int32)
                 out.add(row, [tokens], np.concatenate([[IGNORED], tokens[1:]]))
                 sources.append(source)
@@ -185,9 +193,10 @@ def _with_labels(
         for row, (tokens, types) in zip(batch, pieces([(texts[i].text, texts[i].text_pair) for i in batch], tokenizer)):
             with out.bad:
                 if not out.fits(row, len(tokens)):
-                    if out.overlong == "drop":
+                    if not out.cuts:
                         continue
-                    [(tokens, types)] = pieces([(texts[row].text, texts[row].text_pair)], tokenizer, out.max_length)
+                    text = (texts[row].text, texts[row].text_pair)
+                    [(tokens, types)] = pieces([text], tokenizer, out.max_length, out.left)
                 value = label(texts[row], out.place(row))
                 out.add(row, [tokens], value, **({"token_type_ids": [types]} if pairs else {}))
     return out.encoded("row", tokenizer.pad_token_id, dtype)
@@ -221,41 +230,52 @@ def is_encoder(tokenizer: Any) -> bool:
 
 
 def pieces(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None = None
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None = None, left: bool = False
 ) -> list[tuple[list[int], list[int]]]:
     """Ids and token types of texts or pairs, with the tokenizer's own special tokens.
 
     A tokenizer without cls and sep (a decoder's) gives bos if it adds one, the text (a pair's two
     texts joined by a newline), and eos if it has one, so that the last real token is eos; no types.
-    With `max_length` the start of the text is kept, of a pair the starts of both as `level` says, and the special
-    tokens, the newline between two texts among them.
+    With `max_length` the start of the text is kept (`left`: its end), of a pair the starts (ends) of both as `level`
+    says, and the special tokens, the newline between two texts among them.
 
     Raises:
         UserError: a max_length without room for text.
     """
-    return (_with_types if is_encoder(tokenizer) else _for_decoder)(texts, tokenizer, max_length)
+    return (_with_types if is_encoder(tokenizer) else _for_decoder)(texts, tokenizer, max_length, left)
+
+
+@contextmanager
+def truncating(tokenizer: Any, left: bool) -> Iterator[None]:
+    """A tokenizer that cuts texts at their starts, or at their ends, whatever its own setting."""
+    own, tokenizer.truncation_side = tokenizer.truncation_side, "left" if left else "right"
+    try:
+        yield
+    finally:
+        tokenizer.truncation_side = own
 
 
 def _with_types(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None, left: bool
 ) -> list[tuple[list[int], list[int]]]:
     out = []
     for paired in (False, True):
         chosen = [index for index, (_, second) in enumerate(texts) if (second is not None) == paired]
         if chosen:
-            encoding = tokenizer(
-                [texts[index] if paired else texts[index][0] for index in chosen],
-                truncation=max_length is not None,
-                max_length=max_length,
-                return_token_type_ids=True,
-                verbose=False,
-            )
+            with truncating(tokenizer, left):
+                encoding = tokenizer(
+                    [texts[index] if paired else texts[index][0] for index in chosen],
+                    truncation=max_length is not None,
+                    max_length=max_length,
+                    return_token_type_ids=True,
+                    verbose=False,
+                )
             out += zip(chosen, encoding["input_ids"], encoding["token_type_ids"], strict=True)
     return [(ids, types) for _, ids, types in sorted(out)]
 
 
 def _for_decoder(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, max_length: int | None, left: bool
 ) -> list[tuple[list[int], list[int]]]:
     joined = [first if second is None else f"{first}{JOIN}{second}" for first, second in texts]
     bos, eos = bos_of(tokenizer), [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
@@ -266,19 +286,21 @@ def _for_decoder(
         if room < 1:
             raise UserError(f"task.max_length={max_length}: no room beside bos and eos; raise it")
         parts = zip(texts, out, encoding["offset_mapping"])
-        out = [_cut_pair(ids, spans, len(text[0]), room) for text, ids, spans in parts]
+        out = [_cut_pair(ids, spans, len(text[0]), room, left) for text, ids, spans in parts]
     return [(bos + ids + eos, []) for ids in out]
 
 
-def _cut_pair(ids: list[int], spans: list[tuple[int, int]], size: int, room: int) -> list[int]:
-    """The starts of what is before and after the `JOIN` that follows `size` characters, `room` tokens at most; of one
-    text, its start."""
+def _cut_pair(ids: list[int], spans: list[tuple[int, int]], size: int, room: int, left: bool) -> list[int]:
+    """The starts (`left`: the ends) of what is before and after the `JOIN` that follows `size` characters, `room`
+    tokens at most; of one text, its start (end)."""
     if len(ids) <= room:
         return ids
     first = sum(end <= size for _, end in spans)
     second = sum(start >= size + len(JOIN) for start, _ in spans)
     between = len(ids) - first - second
     kept = level(first, second, max(room - between, 0))
+    if left:
+        return (ids[first - kept[0] : first + between] + ids[len(ids) - kept[1] :])[-room:]
     return (ids[: kept[0]] + ids[first : first + between + kept[1]])[:room]
 
 

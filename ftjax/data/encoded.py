@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ftjax.data.bad import BadRows
 from ftjax.errors import UserError
 
 IGNORED = -100  # a label that is not in the loss
-Overlong = Literal["error", "drop", "truncate"]
+Overlong = Literal["error", "drop", "truncate", "truncate_left"]
 # next: a label is predicted at the token before it; token: at the token itself; row: one label an example; none
 LabelledBy = Literal["next", "token", "row", "none"]
 
@@ -84,13 +84,14 @@ class Collector:
     ):  # fmt: skip
         """Args:
         max_length: the most tokens per sequence.
-        overlong: what to do beyond it: 'error', 'drop', or 'truncate'.
+        overlong: what to do beyond it: 'error', 'drop', 'truncate' (keeps the start) or 'truncate_left' (the end).
         where: each text's place, for messages.
         bad: what happens to texts that are not right; the error by default.
         """
-        if overlong not in ("error", "drop", "truncate"):
-            raise UserError(f"overlong is '{overlong}'; choose error, drop or truncate")
+        if overlong not in get_args(Overlong):
+            raise UserError(f"overlong is '{overlong}'; choose {', '.join(get_args(Overlong))}")
         self.max_length, self.overlong, self.where = max_length, overlong, where
+        self.cuts, self.left = overlong.startswith("truncate"), overlong == "truncate_left"
         self.bad = bad if bad is not None else BadRows()
         self._sequences: list[np.ndarray] = []
         self._extras: dict[str, list[np.ndarray]] = {}
@@ -109,11 +110,22 @@ class Collector:
         if self.overlong == "error":
             raise UserError(
                 f"{self.place(row)}: {length} tokens, more than max_length {self.max_length}; "
-                "raise task.max_length, or set the overlong policy to drop or truncate"
+                "raise task.max_length, or set the overlong policy to drop, truncate or truncate_left"
             )
         self.dropped += self.overlong == "drop"
-        self.truncated += self.overlong == "truncate"
+        self.truncated += self.cuts
         return False
+
+    def kept(self, length: int, first: int, last: int) -> np.ndarray:
+        """Which of so many tokens a cut keeps: the first and the last so many, of the others the start or the end."""
+        room = max(self.max_length - first - last, 0)
+        start = length - last - room if self.left else first
+        return np.r_[:first, start : start + room, length - last : length][: self.max_length]
+
+    def nothing_left(self) -> None:
+        """Counts as dropped what `fits` counted as truncated, for the cut left nothing to learn."""
+        self.truncated -= 1
+        self.dropped += 1
 
     def add(self, row: int, sequences: Sequence[Any], labels: Any = None, **extras: Sequence[Any]) -> None:
         """One example: its sequences of ids, its labels, and per sequence what is aligned with its tokens.

@@ -1,8 +1,10 @@
 """Hugging Face checkpoints in and out: `load`, `save`, `tokenizer`."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +50,18 @@ FAMILIES = {
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 CHOSEN_BY_LOAD = ("head", "num_classes", "dtype", "family", "encoder")
 CLASSIFIERS = ("classification", "tagging")
+_READS = ContextVar("reads", default=True)
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Within it `load` reads config.json alone and makes parameters as with init=random: for `jax.eval_shape`, which
+    computes none of them."""
+    token = _READS.set(False)
+    try:
+        yield
+    finally:
+        _READS.reset(token)
 
 
 def load(
@@ -82,6 +96,7 @@ def load(
     """
     if init not in ("checkpoint", "random"):
         raise UserError(f"init={init!r}: give checkpoint or random")
+    init = init if _READS.get() else "random"
     folder = files.resolve(path_or_id, weights=init == "checkpoint")
     hf = files.read_json(folder / "config.json")
     try:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ftjax.data.encode import bos_of, class_of
-from ftjax.data.encoded import Collector, Encoded
+from ftjax.data.encoded import IGNORED, Collector, Encoded
 from ftjax.data.tasks.task import Choices, Labelled, Text
 from ftjax.data.templates import fill, template_of
 from ftjax.errors import UserError
@@ -51,7 +51,8 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
     encoded examples that share a row. Labels are an option's tokens. `task.shots` solved examples stand before; where
     there is no prompt at all, bos does, else eos.
 
-    An example of which an option is too long is left out whole, 'truncate' or 'drop'.
+    An example of which an option is too long is left out whole, 'truncate' or 'drop'; 'truncate_left' takes as many
+    tokens from the start of its prompt for all of its options, bos apart (an encoder-decoder's is left out).
 
     Raises:
       UserError: too long, a label outside the classes, a prompt without text where there is neither bos nor eos.
@@ -73,7 +74,13 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
                 rows.append(row)
     inner = Collector(2**31, where=[out.place(row) for row in rows], bad=out.bad)
     flat = lm.encode_texts(setting, texts, inner, training)
-    return _whole(flat, np.asarray(rows)[flat.rows], np.bincount(rows, minlength=len(examples)), out)
+    return _whole(
+        flat,
+        np.asarray(rows)[flat.rows],
+        np.bincount(rows, minlength=len(examples)),
+        out,
+        setting.tokenizer.bos_token_id,
+    )
 
 
 def _opening(setting: Setting, examples: list[Any]) -> str | None:
@@ -97,7 +104,7 @@ def _solved(one: Asked) -> str:
     return one.prompt + one.options[one.label]
 
 
-def _whole(flat: Encoded, rows: np.ndarray, wanted: np.ndarray, out: Collector) -> Encoded:
+def _whole(flat: Encoded, rows: np.ndarray, wanted: np.ndarray, out: Collector, bos: int | None) -> Encoded:
     """The encoded options `flat`, of `rows`, of examples of which all that are `wanted` are there and short enough."""
     sizes = flat.lengths if flat.source is None else np.maximum(flat.lengths, flat.source.lengths)
     kept = []
@@ -106,14 +113,21 @@ def _whole(flat: Encoded, rows: np.ndarray, wanted: np.ndarray, out: Collector) 
         row = int(rows[mine[0]])
         if len(mine) < wanted[row]:  # one of them is bad
             continue
+        options, over = [flat[i] for i in mine.tolist()], 0
         if not out.fits(row, int(sizes[mine].max())):
-            if out.overlong == "truncate":
-                out.truncated -= 1
-                out.dropped += 1
+            if not out.cuts:
+                continue
+            over = int(sizes[mine].max()) - out.max_length
+        first = int(options[0].tokens[0] == bos)
+        asked_in = min(int(np.argmax(option.labels != IGNORED)) for option in options)
+        if over and (not out.left or flat.source is not None or first + over >= asked_in):
+            out.nothing_left()
             continue
         kept += mine.tolist()
-        for i in mine.tolist():
-            out.add(row, [flat[i].tokens], flat[i].labels)
+        for tokens, labels in options:
+            out.add(
+                row, [np.delete(tokens, np.s_[first : first + over])], np.delete(labels, np.s_[first : first + over])
+            )
     encoded = out.encoded("next", flat.pad_id)
     if flat.source is None:
         return encoded

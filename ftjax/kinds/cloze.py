@@ -46,7 +46,7 @@ def _single(words: tuple[str, ...], tokenizer: Any) -> dict[int, str]:
 
 def encode(setting: Setting, examples: list[Cloze], out: Collector, training: bool) -> Encoded:
     """The text with a mask in its gap, which `answer` marks, or, for a causal model, up to the gap; the label is the
-    answer's token. A text that is too long is left out, 'truncate' or 'drop'.
+    answer's token. A text that is too long is left out, cut or dropped.
 
     Raises:
       UserError: too long, an answer that is not one known token, or words after the gap of a causal model.
@@ -69,9 +69,8 @@ def encode(setting: Setting, examples: list[Cloze], out: Collector, training: bo
                     raise UserError(f"{out.place(row)}: the text holds {tokenizer.mask_token}; leave it out")
                 if out.fits(row, len(ids)):
                     out.add(row, [ids], answer[0], **({"answer": [gap]} if masked else {}))
-                elif out.overlong == "truncate":
-                    out.truncated -= 1
-                    out.dropped += 1
+                elif out.cuts:
+                    out.nothing_left()
     return out.encoded("row", tokenizer.pad_token_id)
 
 

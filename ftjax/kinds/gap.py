@@ -108,23 +108,29 @@ class Filled(NamedTuple):
     word: str
 
 
-def shorter(filled: Filled, most: int, size: Callable[[Filled], int], tokenizer: Any) -> Filled | None:
-    """With its texts cut at their ends, the longer first, until `size` is at most `most`; None where nothing of one
-    would be left."""
+def shorter(
+    filled: Filled, most: int, size: Callable[[Filled], int], tokenizer: Any, left: bool = False
+) -> Filled | None:
+    """With its texts cut at their ends (`left`: their starts), the longer first, until `size` is at most `most`; None
+    where nothing of one would be left."""
     while (over := size(filled) - most) > 0:
         texts = [filled.text, filled.text_pair or ""]
         (_, first), (_, second) = _encoded(texts, tokenizer)
         if over >= len(first) + len(second):
             return None
         kept = level(len(first), len(second), len(first) + len(second) - over)
-        cut = [
-            text[: spans[n][0]].rstrip() if n < len(spans) else text
-            for text, spans, n in zip(texts, (first, second), kept)
-        ]
+        cut = [_cut(text, spans, n, left) for text, spans, n in zip(texts, (first, second), kept)]
         if any(text and not left for text, left in zip(texts, cut)):
             return None
         filled = filled._replace(text=cut[0], text_pair=filled.text_pair and cut[1])
     return filled
+
+
+def _cut(text: str, spans: list[tuple[int, int]], tokens: int, left: bool) -> str:
+    """The characters of the first tokens of a text, or of its last."""
+    if tokens >= len(spans):
+        return text
+    return text[spans[len(spans) - tokens - 1][1] :].lstrip() if left else text[: spans[tokens][0]].rstrip()
 
 
 def _encoded(texts: list[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:

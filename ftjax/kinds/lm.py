@@ -21,7 +21,7 @@ from ftjax.kinds.base import (
     with_rows,
 )  # fmt: skip
 from ftjax.kinds.shots import answer_in, as_text, in_context
-from ftjax.metrics import measure
+from ftjax.metrics import Measure, measure
 from ftjax.objectives.base import Objective
 from ftjax.objectives.lm import causal_lm
 
@@ -84,7 +84,8 @@ def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found,
     """Perplexity, bits per byte, and metrics of written answers: to prompts, or to what leads to a last turn.
 
     Examples with one prompt are one question with several references. A row has `prompt`, `prediction`, `references`
-    and the metrics that it has by itself.
+    and the metrics that it has by itself; of a mixture `part`, and the measures have the loss and the task's metrics of
+    each part too, as `sst2/loss`.
     """
     nll, hits = (np.asarray([values.sum() for values in found[name]]) for name in ("nll", "correct"))
     tokens = np.asarray([len(values) for values in found["nll"]])
@@ -101,6 +102,7 @@ def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found,
         "token_accuracy": measure("token_accuracy", hits, tokens),
         "bits_per_byte": measure("bits_per_byte", np.bincount(text_of, nll), bytes_of),
     }
+    measures |= _by_part(setting, measures, [examples[row] for row in encoded.rows])
     if setting.task.chunked or any(isinstance(example, Marked) for example in examples):
         return Result(measures, [])
     asked = list(questions(examples, encoded, setting.tokenizer).items())[: write.limit]
@@ -110,13 +112,31 @@ def score(setting: Setting, examples: list[Any], encoded: Encoded, found: Found,
             "prompt": prompt,
             "prediction": answer_in(setting, answer, examples[encoded.rows[index]]),
             "references": references,
+            **_part(examples[encoded.rows[index]]),
         }
         for (prompt, (index, references)), answer in zip(asked, answers)
     ]
     if rows and write.scored:
         predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
-        measures |= with_rows(measures_of(setting, "texts", predictions, references), rows)
+        written = with_rows(measures_of(setting, "texts", predictions, references), rows)
+        measures |= written | _by_part(setting, written, [examples[encoded.rows[i]] for _, (i, _) in asked])
     return Result(measures, rows)
+
+
+def _part(example: Any) -> dict[str, str]:
+    return {"part": example.part} if isinstance(example, Text) and example.part else {}
+
+
+def _by_part(setting: Setting, measures: dict[str, Measure], examples: list[Any]) -> dict[str, Measure]:
+    """The measures of the rows of each of several parts."""
+    part_of = np.asarray([_part(example).get("part", "") for example in examples])
+    parts, names = np.unique(part_of).tolist(), ("loss", *setting.task.metrics)
+    return {
+        f"{part}/{name}": found._replace(statistics=found.statistics[part_of == part])
+        for part in (parts if len(parts) > 1 else [])
+        for name, found in measures.items()
+        if name in names and found.resamples
+    }
 
 
 def questions(examples: list[Any], encoded: Encoded, tokenizer: Any) -> dict[str, tuple[int, list[str]]]:

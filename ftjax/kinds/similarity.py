@@ -74,9 +74,10 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
                     there = sum(text is not None for text in group)
                     raise UserError(f"{out.place(row)}: {there} text(s), task.loss={loss!r} compares {wanted}")
                 if not out.fits(row, max(len(ids) for ids, _ in sequences)):
-                    if out.overlong == "drop":
+                    if not out.cuts:
                         continue
-                    sequences = pieces([(text or "", None) for text in group], setting.tokenizer, out.max_length)
+                    flat_group = [(text or "", None) for text in group]
+                    sequences = pieces(flat_group, setting.tokenizer, out.max_length, out.left)
                 out.add(row, [ids for ids, _ in sequences], _label(setting, example, out.place(row)))
     return out.encoded("row", setting.tokenizer.pad_token_id, np.float32 if loss == "cosine" else np.int32)
 

@@ -50,14 +50,12 @@ def encode(setting: Setting, examples: list[Tagged], out: Collector, training: b
                         )
                     labels[piece] = index[tag]
                 if not out.fits(row, len(tokens)):
-                    if out.overlong == "drop":
+                    if not out.cuts:
                         continue
-                    last = tokens[-1:] if fixed[-1] else []
-                    kept = out.max_length - len(last)
-                    tokens, labels = [*tokens[:kept], *last], np.append(labels[:kept], [IGNORED] * len(last))
+                    kept = out.kept(len(tokens), fixed[0], fixed[-1])
+                    tokens, labels = np.asarray(tokens)[kept], labels[kept]
                     if (labels == IGNORED).all():
-                        out.truncated -= 1
-                        out.dropped += 1
+                        out.nothing_left()
                         continue
                 out.add(row, [tokens], labels)
     return out.encoded("token", tokenizer.pad_token_id)
@@ -76,7 +74,8 @@ def score(setting: Setting, examples: list[Tagged], encoded: Encoded, found: Fou
     for row, tags, costs in zip(encoded.rows, found["tag"], found["nll"]):
         example = examples[row]
         guesses = [setting.classes[tag] for tag in tags]
-        guesses += [outside] * (len(example.words) - len(guesses))
+        missing = [outside] * (len(example.words) - len(guesses))
+        guesses = missing + guesses if setting.f.data.overlong == "truncate_left" else guesses + missing
         rows.append({"words": list(example.words), "prediction": guesses, "reference": list(example.tags)})
         nll.append((costs.sum(), len(costs)))
         right.append((sum(map(str.__eq__, guesses, example.tags)), len(guesses)))

@@ -40,8 +40,9 @@ def words_of(setting: Setting) -> tuple[Template, list[Ids]]:
     """
     names, masked = names_of(setting), is_masked(setting)
     template = template_of(setting.f.task, names)
+    instead = ", or take objective=choice" if "choice" in setting.task.objectives else ""
     if not masked:
-        check_ends(template.text, "task.template", ", or take objective=choice")
+        check_ends(template.text, "task.template", instead)
     words = [template.words[name] for name in names]
     tokens = tokens_of(words, at_gap(template.text).lead, setting.tokenizer)
     first: dict[tuple[int, ...], str] = {}
@@ -52,9 +53,7 @@ def words_of(setting: Setting) -> tuple[Template, list[Ids]]:
         if first.setdefault(tuple(ids), word) != word:
             raise UserError(f"{where} has the tokens of '{first[tuple(ids)]}'; choose another word")
         if len(ids) > 1 and not masked:
-            raise UserError(
-                f"{where} is {len(ids)} tokens, and a causal model gives one; choose another word, or objective=choice"
-            )
+            raise UserError(f"{where} is {len(ids)} tokens, and a causal model gives one; choose another word{instead}")
     return template, tokens
 
 
@@ -69,8 +68,8 @@ def encode(setting: Setting, examples: list[Any], out: Collector, training: bool
     encoded with `task.train_draws` draws, and an epoch goes over all of them. Evaluation averages over
     `task.test_draws`. With `task.shots` (causal models) solved examples stand before the text, the same for all.
 
-    'truncate' cuts the texts and not the template; each sentence, where there are demonstrations, to an equal share of
-    max_length.
+    'truncate' and 'truncate_left' cut the texts and not the template; each sentence, where there are demonstrations, to
+    an equal share of max_length.
 
     Raises:
       UserError: what `words_of` says, demonstrations that the model or the split has not, a label outside the classes,
@@ -98,7 +97,7 @@ def _encode_masked(setting: Setting, examples: list[Any], out: Collector, traini
         return [ids for ids, _ in pieces([(text, None) for text in texts], tokenizer)]
 
     def cut(filled: Filled, most: int) -> Filled | None:
-        return shorter(filled, most, lambda one: len(ids_of([one])[0]), tokenizer)
+        return shorter(filled, most, lambda one: len(ids_of([one])[0]), tokenizer, out.left)
 
     share, shown, drawn = out.max_length, [], iter([NO_DRAW] * len(examples))
     if setting.f.task.demonstrations:
@@ -106,7 +105,7 @@ def _encode_masked(setting: Setting, examples: list[Any], out: Collector, traini
         there = pool(setting)
         solved = [Filled(x.text, x.text_pair, template.words[names[_side(setting, x)]]) for x in there.examples]
         shown = [ids[1:] for ids in ids_of(solved)]  # without [CLS]
-        if out.overlong == "truncate":
+        if out.cuts:
             for i, ids in enumerate(shown):
                 if len(ids) > share:
                     short = cut(solved[i], share)
@@ -124,7 +123,7 @@ def _encode_masked(setting: Setting, examples: list[Any], out: Collector, traini
                 label = _label(setting, example, out.place(row))
                 if any(ids.count(mask) != len(mark) for ids, mark in zip(asked, marks)):
                     raise UserError(f"{out.place(row)}: the text holds {tokenizer.mask_token}; leave it out")
-                if max(map(len, asked)) > share and out.overlong == "truncate":
+                if max(map(len, asked)) > share and out.cuts:
                     short = cut(Filled(example.text, example.text_pair, widest), share)
                     if short is None:
                         out.dropped += 1
@@ -171,9 +170,9 @@ def _encode_causal(setting: Setting, examples: list[Any], out: Collector) -> Non
         for row, tokens in zip(prompts, found, strict=True):
             with out.bad:
                 ids, label = raised(tokens), _label(setting, examples[row], out.place(row))
-                if len(ids) > out.max_length and out.overlong == "truncate":
+                if len(ids) > out.max_length and out.cuts:
                     size = lambda one, row=row: len(ids_of(row, one))  # noqa: E731
-                    short = shorter(filled[row], out.max_length, size, tokenizer)
+                    short = shorter(filled[row], out.max_length, size, tokenizer, out.left)
                     if short is None:
                         out.dropped += 1
                         continue

@@ -50,6 +50,8 @@ class Template(NamedTuple):
     before: tuple[str | int, ...]
     after: tuple[str | int, ...] = ()  # before a completion, or before a closing special token
     inside: bool = True  # after an opening special token ([CLS], bos), not before it
+    left: tuple[str | int, ...] = ()  # right before the mask of a text that has a gap
+    right: tuple[str | int, ...] = ()  # right after it
 
 
 class Method(NamedTuple):

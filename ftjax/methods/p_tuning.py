@@ -2,7 +2,10 @@
 https://arxiv.org/abs/2103.10385).
 
 `template` says where: `{3}{text} is located in{3}` puts three virtual tokens before the text, and three after the
-anchor words. The encoder runs over all of them in order and folds into plain vectors for inference (P D parameters).
+anchor words. For masked models `{before}{mask}{after}` is the text at its gap, so that tokens go next to the mask too:
+the paper's (3, 3, 3) for BERT, [CLS] P3 [MASK] P3 head P3 [SEP], is `{3}{before}{mask}{3}{after}{3}` of the texts that
+`task.template=[Y] [X]` makes. The encoder runs over all of them in order and folds into plain vectors for inference
+(P D parameters).
 
 `definition = 'paper'` (section 3.2 and the authors' code): embeddings [P, D] -> two layers of bidirectional LSTM, D/2 a
 direction -> D -> ReLU -> D. `'peft'`: D -> hidden -> ReLU -> hidden -> ReLU -> D, and it only prepends.
@@ -21,6 +24,7 @@ from ftjax.methods.base import Context, Found, Method, Template, choose, hooked,
 from ftjax.methods.prompt import SoftPrompt
 from ftjax.nn.config import Config
 
+GAP = ["{before}", "{mask}", "{after}"]
 TEMPLATES = {"paper": "{3}{text}{3}", "peft": "{20}{text}"}
 
 
@@ -59,23 +63,24 @@ def _lstm(weights: dict[str, jax.Array], xs: jax.Array) -> jax.Array:
 
 
 def pieces(cfg: Any) -> list[int | str]:
-    """The template's pieces: a number of virtual tokens, anchor words, or `{text}`.
+    """The template's pieces: a number of virtual tokens, anchor words, `{text}`, or the three of `GAP`.
 
     Raises:
-      UserError: no `{text}` or more than one, no virtual token, or, for PEFT's definition, more than a prefix.
+      UserError: no `{text}` or more than one (or the three in another order), no virtual token, or, for PEFT's
+        definition, more than a prefix.
     """
     choose("definition", cfg.definition, ("paper", "peft"))
     template = TEMPLATES[cfg.definition] if cfg.template is None else cfg.template
     found: list[int | str] = []
-    for piece in filter(None, re.split(r"(\{\d+\}|\{text\})", template)):
+    for piece in filter(None, re.split(r"(\{\d+\}|\{text\}|\{before\}|\{mask\}|\{after\})", template)):
         number = re.fullmatch(r"\{(\d+)\}", piece)
         found.append(int(number[1]) if number else piece)
-    wrong = None
-    if found.count("{text}") != 1:
-        wrong = "needs one {text}, where the example goes"
+    wrong, texts = None, [piece for piece in found if piece in ("{text}", *GAP)]
+    if texts not in (["{text}"], GAP):
+        wrong = "needs one {text}, where the example goes, or {before}, {mask} and {after}, in this order"
     elif not sum(p for p in found if isinstance(p, int)):
         wrong = "has no slot for virtual tokens, as {3}"
-    elif any(isinstance(p, str) and re.search(r"[{}]", p.replace("{text}", "")) for p in found):
+    elif any(isinstance(p, str) and re.search(r"[{}]", p) for p in found if p not in texts):
         wrong = "has a brace that is neither {text} nor a number of virtual tokens"
     elif cfg.definition == "peft" and (len(found) != 2 or found[1] != "{text}"):
         wrong = "of definition='peft' only prepends: write {n}{text}"
@@ -140,19 +145,26 @@ def expand(adapters: Any, params: Any) -> Any:
 
 
 def template(cfg: Any, model: Config) -> Template:
-    """The template with its virtual tokens numbered from V on."""
+    """The template with its virtual tokens numbered from V on.
+
+    Raises:
+      UserError: a gap's pieces for a model that reads no mask.
+    """
     sides: list[list[str | int]] = [[]]
     at = model.vocab_size
     for piece in pieces(cfg):
         if isinstance(piece, int):
             sides[-1] += range(at, at + piece)
             at += piece
-        elif piece == "{text}":
+        elif piece in ("{text}", *GAP):
             sides.append([])
         else:
             sides[-1].append(piece)
     inside = cfg.definition == "paper" or not model.causal
-    return Template(tuple(sides[0]), tuple(sides[1]), inside)
+    before, *gap, after = map(tuple, sides)
+    if gap and (model.causal or model.encoder is not None):
+        raise UserError(f"method.template={cfg.template!r}: this model reads no {{mask}}; write {{text}}")
+    return Template(before, after, inside, *gap)
 
 
 METHOD = Method(

@@ -9,7 +9,7 @@ from ftjax.metrics.bleu import bleu, bleu_counts, sentence_bleu
 from ftjax.metrics.bootstrap import bootstrap_rows, bootstrap_sums, ratio
 from ftjax.metrics.chrf import chrf
 from ftjax.metrics.cider import cider
-from ftjax.metrics.classes import accuracy, class_counts, f1, macro_f1, matthews
+from ftjax.metrics.classes import accuracy, class_counts, f1, guesses, macro_f1, matthews
 from ftjax.metrics.correlation import moments, pairs, pearson, spearman
 from ftjax.metrics.entities import entity_counts, entity_f1
 from ftjax.metrics.likelihood import bits_per_byte, perplexity
@@ -29,9 +29,9 @@ METRICS: dict[str, Metric] = {
     # of classes and numbers
     "accuracy": Metric("higher", "classes", mean(accuracy)),
     "hit@1": Metric("higher", "classes", mean(accuracy)),
-    "f1": Metric("higher", "classes", of_sums(class_counts, f1)),
-    "macro_f1": Metric("higher", "classes", of_sums(class_counts, macro_f1)),
-    "matthews": Metric("higher", "classes", of_sums(class_counts, matthews)),
+    "f1": Metric("higher", "classes", of_rows(guesses, lambda rows: f1(class_counts(rows)))),
+    "macro_f1": Metric("higher", "classes", of_rows(guesses, lambda rows: macro_f1(class_counts(rows)))),
+    "matthews": Metric("higher", "classes", of_rows(guesses, lambda rows: matthews(class_counts(rows)))),
     "pearson": Metric("higher", "numbers", of_sums(moments, pearson)),
     "spearman": Metric("higher", "numbers", of_rows(pairs, spearman)),
     "entity_f1": Metric("higher", "tags", of_sums(entity_counts, entity_f1)),
@@ -76,7 +76,7 @@ def measure(name: str, predictions: Rows, references: Rows) -> Measure:
 
 __all__ = [
     "METRICS", "WRITTEN", "Measure", "Metric", "accuracy", "bits_per_byte", "bleu", "bleu_counts", "bootstrap_rows",
-    "bootstrap_sums", "chrf", "cider", "class_counts", "entity_counts", "entity_f1", "exact_match", "f1",
+    "bootstrap_sums", "chrf", "cider", "class_counts", "entity_counts", "entity_f1", "exact_match", "f1", "guesses",
     "macro_f1", "matthews", "measure", "meteor", "moments", "nist", "nist_counts", "pairs", "pearson", "perplexity",
     "ratio", "rouge", "rouge_l", "sentence_bleu", "sentence_nist", "spearman", "squad_exact_match", "squad_f1",
 ]  # fmt: skip

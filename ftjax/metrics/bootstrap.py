@@ -1,6 +1,7 @@
 """The percentile bootstrap (Efron 1979): rows are drawn with replacement, and the statistic is taken anew."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ def bootstrap_sums(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of what `value` makes of the rows' summed statistics (F1 of counts, corpus BLEU of n-grams).
+    """Interval of what `value` makes of the rows' summed statistics (corpus BLEU of n-grams).
 
     Args:
       statistics: `[n, ...]`, a row an example.
@@ -31,9 +32,10 @@ def bootstrap_sums(
 
 
 def bootstrap_rows(
-    rows: np.ndarray, value: Callable[[np.ndarray], float], level: float = 0.95, draws: int = 1000, seed: int = 0
+    rows: np.ndarray, value: Callable[[np.ndarray], Any], level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """Interval of what `value` makes of rows `[n, ...]`, for what is no function of sums (a correlation of ranks).
+    """Interval of what `value` makes of rows `[n, ...]`, for what is no function of sums (a correlation of ranks),
+    or of as many sums as classes.
 
     Raises:
       ValueError: no rows.

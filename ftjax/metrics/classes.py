@@ -1,4 +1,4 @@
-"""Metrics of classes, from counts that add up over rows."""
+"""Metrics of classes, from counts of rows."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,20 @@ def accuracy(predictions: Sequence, labels: Sequence) -> list[float]:
     return [float(p == label) for p, label in zip(predictions, labels, strict=True)]
 
 
-def class_counts(predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
-    """`[n, 3, C]`, for each class index: whether the row is predicted so and is so, is predicted so, is so."""
-    guess, gold = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
-    if guess.shape != gold.shape:
-        raise ValueError(f"{guess.shape} predictions of {gold.shape} labels")
-    eye = np.eye(max(guess.max(), gold.max(), 1) + 1)
-    return np.stack([eye[guess] * eye[gold], eye[guess], eye[gold]], 1)
+def guesses(predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """`[n, 2]`, the class that a row is predicted to be of, and the one that it is of."""
+    return np.stack([np.asarray(predictions, np.int64), np.asarray(labels, np.int64)], 1)
+
+
+def class_counts(rows: np.ndarray) -> np.ndarray:
+    """`guesses` `[n, 2]` to `[3, C]`, for each class: how many rows are rightly predicted so, predicted so, so."""
+    guess, gold = rows.T
+    size = max(int(rows.max()), 1) + 1
+    return np.stack([np.bincount(x, minlength=size).astype(float) for x in (gold[guess == gold], guess, gold)])
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """F1 of class 1, `[..., 3, C]` of `class_counts` summed to `[...]`; 0 where there is none of it."""
+    """F1 of class 1, `[..., 3, C]` of `class_counts` to `[...]`; 0 where there is none of it."""
     return np.nan_to_num(_f1(counts)[..., 1])
 
 

@@ -74,8 +74,8 @@ def of_sums(
     return measure
 
 
-def of_rows(arrange: Callable[..., np.ndarray], value: Callable[[np.ndarray], float]) -> Callable[..., Measure]:
-    """What `value` makes of all rows `[n, ...]`, as `arrange` gives them, and is no function of sums."""
+def of_rows(arrange: Callable[..., np.ndarray], value: Callable[[np.ndarray], Any]) -> Callable[..., Measure]:
+    """What `value` makes of all rows `[n, ...]`, as `arrange` gives them, and is no function of sums (or of many)."""
     return lambda predictions, references: Measure(arrange(predictions, references), value, summed=False)
 
 

@@ -39,7 +39,8 @@ def replaced_tokens(
     the paper's L_MLM + 50 L_Disc where all rows have as many; otherwise a row counts as its chosen tokens do, so that
     micro-batches add up. The generator's parameters are `params/generator`, made by `with_generator`.
 
-    Metrics: `generator_nll`; of all tokens, `accuracy` and the share `replaced`.
+    Metrics: `generator_nll`; of all tokens, `accuracy` and the share `replaced`; of the replaced ones, which are few,
+    the detector's `precision`, `recall` and `f1`, 0 where it finds none.
 
     Raises:
       UserError: other heads, or a generator that cannot read the model's tables.
@@ -63,11 +64,15 @@ def replaced_tokens(
         each, right = detection(model, variables, {**batch, "input_ids": ids}, fake, None if key is None else other)
         real, count = segments != 0, chosen.sum(1)
         means = each.sum(1) / jnp.maximum(real.sum(1), 1)
+        found, false = (right & fake).sum().astype(jnp.float32), (real & ~fake & ~right).sum().astype(jnp.float32)
+        there = fake.sum().astype(jnp.float32)
         words, tokens = count.sum().astype(jnp.float32), real.sum().astype(jnp.float32)
+        shares = {"precision": found + false, "recall": there, "f1": (found + false + there) / 2}
         metrics = {
             "generator_nll": (nll, words),
             "accuracy": (right.sum().astype(jnp.float32), tokens),
-            "replaced": (fake.sum().astype(jnp.float32), tokens),
+            "replaced": (there, tokens),
+            **{name: (found, all_of) for name, all_of in shares.items()},
         }
         return Sums(nll + weight * jnp.sum(count * means), words, metrics)
 

@@ -1,7 +1,7 @@
 """Device meshes, and where each array lives on one: ordered regex -> PartitionSpec, covering every parameter."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,21 +33,24 @@ RULES: list[tuple[str, P]] = [
 ]
 
 
-def make_mesh(cfg: Any) -> Mesh:
+def make_mesh(cfg: Any, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes data, fsdp, tensor of `cfg`'s sizes; one size may be 0, for the devices that are left.
+
+    Args:
+      devices: None for those of this machine.
 
     Raises:
       UserError: sizes that the devices here do not give.
     """
     sizes = [getattr(cfg, axis) for axis in AXES]
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if sizes.count(0) > 1 or min(sizes) < 0:
         raise UserError(f"mesh sizes {dict(zip(AXES, sizes))}: at most one may be 0, none below")
     if 0 in sizes:
         sizes[sizes.index(0)] = len(devices) // max(math.prod(s for s in sizes if s), 1)
     count = math.prod(sizes)
     if not 0 < count <= len(devices):
-        raise UserError(f"mesh {'x'.join(map(str, sizes))} needs {count} devices, this machine has {len(devices)}")
+        raise UserError(f"mesh {'x'.join(map(str, sizes))} needs {count} devices, the machine has {len(devices)}")
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 

@@ -12,7 +12,7 @@ from ftjax.data.encoded import IGNORED, Encoded
 from ftjax.decode.batches import generate_batches
 from ftjax.decode.generate import most_new_tokens
 from ftjax.errors import UserError
-from ftjax.kinds.base import Found, Write
+from ftjax.kinds.base import Found, Result, Write, require
 from ftjax.metrics import WRITTEN, Measure, measure
 from ftjax.parallel.mesh import make_mesh, place, place_batch
 from ftjax.train.build import Data, Parts, load_data
@@ -64,6 +64,8 @@ class Evaluator:
                 raise UserError(f"generate.examples={self._limit}: the metrics of text need at least one")
             self._max_new = new_tokens(parts, data.encoded, f.generate.max_new_tokens)
             self._batch_size = f.eval_batch_size
+            self._beams = f.generate.num_beams if self._scores_text else 1
+            require("generate.num_beams", self._beams, self._beams >= 1, "1 or more")
         objective, whole = parts.objective, NamedSharding(mesh, PartitionSpec())
         if objective.outputs is not None:
             outputs = objective.outputs
@@ -77,7 +79,10 @@ class Evaluator:
             )
 
     def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, Measure], Rows]:
-        """(metrics, rows): all the answers that a metric needs, else `samples` of them."""
+        """(metrics, rows): all the answers that a metric needs, else `samples` of them.
+
+        With `generate.num_beams` the metrics of text are also by beam search: `bleu_beam5` beside the greedy `bleu`.
+        """
         given = [
             jax.tree.map(np.asarray, self._run(train, frozen, batch))
             for _, batch in device_batches(self._data.batches, self._mesh)
@@ -87,18 +92,31 @@ class Evaluator:
         kind, encoded = self._parts.kind, self._data.encoded
         if kind.score is None:
             totals = {"loss": [(sums.loss, sums.weight) for sums in given]}
-            totals |= {name: [sums.metrics[name] for sums in given] for name in given[0].metrics}
+            for name in given[0].metrics:
+                shares = [sums.metrics[name] for sums in given]
+                totals[name] = shares if any(count for _, count in shares) else [(0.0, 1.0)]  # of nothing
             sums = {name: measure("loss", *zip(*values)) for name, values in totals.items()}
             return {name: found._replace(resamples=False) for name, found in sums.items()}, []  # batches are no rows
         limit = 0
         if self._writes:
             limit = self._limit if self._scores_text else samples
-        variables = tree.join(train, frozen)
-        write = Write(lambda examples: self._answers(variables, examples), limit, self._scores_text)
-        return kind.score(self._parts.setting, self._data.examples, encoded, gather(given, len(encoded)), write)
+        variables, score, outputs = tree.join(train, frozen), kind.score, gather(given, len(encoded))
 
-    def _answers(self, variables: Tree, examples: Sequence[int]) -> list[str]:
-        """Greedy answers by the cached loop, to what training saw before the first labelled token."""
+        def scored(beams: int) -> Result:
+            write = Write(lambda examples: self._answers(variables, examples, beams), limit, self._scores_text)
+            return score(self._parts.setting, self._data.examples, encoded, outputs, write)
+
+        measures, rows = scored(1)
+        if self._writes and self._beams > 1:
+            by_beams, their_rows = scored(self._beams)
+            mark = f"_beam{self._beams}"
+            measures |= {f"{name}{mark}": found for name, found in by_beams.items() if name in WRITTEN}
+            for row, theirs in zip(rows, their_rows, strict=True):
+                row |= {f"{name}{mark}": theirs[name] for name in ("prediction", *WRITTEN) if name in theirs}
+        return measures, rows
+
+    def _answers(self, variables: Tree, examples: Sequence[int], beams: int) -> list[str]:
+        """Greedy answers, or the best of some beams, to what training saw before the first labelled token."""
         parts, encoded = self._parts, self._data.encoded
         eos = parts.tokenizer.eos_token_id
         prompts = [prompt_of(encoded, i) for i in examples]
@@ -111,7 +129,7 @@ class Evaluator:
         for most, chosen in by_room.items():
             new = generate_batches(
                 parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
-                batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most,
+                batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most, num_beams=beams,
                 eos_token_id=[*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)],
                 **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
             ) if most > 0 else [[]] * len(chosen)  # fmt: skip

@@ -1,6 +1,6 @@
 """A config whose reads are counted: a field that was set and that nothing read is an error, not a wish."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -39,13 +39,13 @@ class Fields:
         """The fields below here as plain values; does not count as reading them."""
         return self._config.to_dict()
 
-    def check_all_read(self, default: ConfigDict) -> None:
-        """UserError naming every field that differs from its default and was never read."""
+    def check_all_read(self, default: ConfigDict, among: Container[str] | None = None) -> None:
+        """UserError naming every field (`among` some, or all) that differs from its default and was never read."""
         before = dict(leaves(default))
         unread = [
             f"config.{path}={value!r}"
             for path, value in leaves(self._config)
-            if path not in self._read and before.get(path) != value
+            if (among is None or path in among) and path not in self._read and before.get(path) != value
         ]
         if unread:
             raise UserError(f"{', '.join(unread)}: set, but nothing in this run uses it; remove it")

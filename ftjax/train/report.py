@@ -54,8 +54,10 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
     loader, encoded = data.loader, data.encoded
     shapes = ", ".join("x".join(map(str, s)) for s in loader.shapes)
     each, fill = len(encoded) / loader.steps_per_epoch, f"{100 * loader.fill:.0f}% of the slots filled"
-    lines.append(f"data     {len(encoded):,} examples, {each:.3g} a step, batches {shapes}, {fill}{_lost(data)}")
-    lines.append(f"held out {len(held.encoded):,} examples{_lost(held)}")
+    lines.append(
+        f"data     {len(encoded):,} examples, {each:.3g} a step, batches {shapes}, {fill}{_lost(data)}{_parts(data)}"
+    )
+    lines.append(f"held out {len(held.encoded):,} examples{_lost(held)}{_parts(held)}")
     lines.append(f"work     {steps:,} steps, {flops / 1e9:.3g} GFLOP each at the largest shape")
     return "\n".join(lines)
 
@@ -75,6 +77,11 @@ def _lost(data: Data) -> str:
         "bad rows left out": len(data.bad.messages),
     }
     return "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+
+
+def _parts(data: Data) -> str:
+    counts = Counter(getattr(data.examples[row], "part", "") for row in data.encoded.rows.tolist())
+    return "" if "" in counts else "; of " + ", ".join(f"{part} {count:,}" for part, count in sorted(counts.items()))
 
 
 def peak_memory_bytes() -> int:

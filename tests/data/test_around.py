@@ -47,3 +47,17 @@ def test_chunks_of_documents_take_only_what_comes_before():
 
 def test_a_prompt_to_continue():
     assert PIECES.prompt([BOS, 5]) == [BOS, 90, 91, 5, 7, 92] and PIECES.prompt([]) == [90, 91, 7, 92]
+
+
+def test_pieces_next_to_the_gap():
+    pieces = PIECES._replace(left=(94,), right=(95, 96), mask=9)
+    texts, types = [[BOS, 5, 9, 9, 6, EOS], [9, 5, EOS]], [[0, 0, 0, 0, 1, 1], [0, 1, 1]]
+    made = insert(encoded("row", texts, [1, 0], types), pieces, False)
+    first = [BOS, 90, 91, 5, 94, 9, 9, 95, 96, 6, 7, 92, EOS]
+    assert made[0].tokens.tolist() == first == pieces.closed(texts[0])
+    assert made[1].tokens.tolist() == [90, 91, 94, 9, 95, 96, 5, 7, 92, EOS]
+    assert made.extras["token_type_ids"].tolist() == [0] * 7 + [1] * 6 + [0] * 4 + [1] * 6
+    assert pieces.size == len(pieces.added) == 7
+    for wrong in ([BOS, 5, EOS], [BOS, 9, 5, 9, EOS]):
+        with pytest.raises(UserError, match="not one gap in this text"):
+            insert(encoded("row", [wrong], [1]), pieces, False)

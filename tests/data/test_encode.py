@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks, level, pieces
 from ftjax.data.encoded import IGNORED, Collector
-from ftjax.data.tasks.task import Labelled, Text
+from ftjax.data.tasks.task import Labelled, Marked, Text
 from ftjax.errors import UserError
 
 WORDS = st.text(st.sampled_from("abce né£\n:."), max_size=12)
@@ -76,8 +76,30 @@ def test_overlong_policies(decoder):
     assert len(cut[1].tokens) == 9
     with pytest.raises(UserError, match="no example left: 1 dropped"):
         encode_lm(texts[1:2], decoder, Collector(9, "drop"))
-    with pytest.raises(UserError, match="choose error, drop or truncate"):
+    with pytest.raises(UserError, match="choose error, drop, truncate, truncate_left"):
         encode_lm(texts, decoder, Collector(9, "cut"))  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 20), st.integers(1, 20), st.integers(2, 24))
+def test_truncate_left_keeps_the_answer(decoder, decoder_bos, asked, told, most):
+    text = Text("QZ" * asked + "Q", "Z" * told + "<eos>")
+    for tokenizer, bos in ((decoder, 0), (decoder_bos, 1)):
+        whole = encode_lm([text, Text("Q", "Z")], tokenizer, Collector(99))[0]
+        encoded = encode_lm([text, Text("Q", "Z")], tokenizer, Collector(max(most, 3), "truncate_left"))
+        left = [encoded[int(i)] for i in np.flatnonzero(encoded.rows == 0)]
+        gone = len(whole.tokens) - max(most, 3)
+        assert (len(left), encoded.truncated, encoded.dropped) == (1, int(gone > 0), 0)
+        if gone > 0:
+            assert left[0].tokens.tolist() == [*whole.tokens[:bos], *whole.tokens[bos + gone :]]
+            assert (left[0].labels[: bos + 1] == IGNORED).all()  # the first one left follows what is gone
+            assert left[0].labels[bos + 1 :].tolist() == whole.labels[bos + gone + 1 :].tolist()
+            assert left[0].labels[-1] == tokenizer.eos_token_id
+
+
+def test_truncate_left_leaves_out_what_keeps_no_label(decoder):
+    texts = [Marked("ab" * 20, ((0, 4),)), Text("a", "b")]
+    encoded = encode_lm(texts, decoder, Collector(8, "truncate_left"))
+    assert (encoded.rows.tolist(), encoded.dropped, encoded.truncated) == ([1], 1, 0)
 
 
 @given(st.lists(st.text("ab ", min_size=2, max_size=60), min_size=1, max_size=4), st.integers(1, 12))
@@ -136,6 +158,23 @@ def test_texts_are_levelled_as_one_token_at_a_time(first, second, most):
     while sum(sizes) > most:
         sizes[sizes.index(max(sizes)) if sizes[0] != sizes[1] else int(not longer)] -= 1
     assert level(first, second, most) == tuple(sizes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"), [(20, 3, (9, 3)), (3, 20, (3, 9)), (9, 20, (6, 6)), (30, None, (13, 0))]
+)
+def test_truncate_left_keeps_the_ends_of_texts(decoder_bos, encoder, first, second, kept):
+    alphabet = "QZKXWVJYUQZKXWVJYUQZKXWVJYUQZKXWVJYU"  # each a token
+    one, two = alphabet[:first], second and alphabet[::-1][:second]
+    ends = one[len(one) - kept[0] :], (two or "")[len(two or "") - kept[1] :]
+    texts = [Labelled(one, 0, two), Labelled("Q", 0, second and "Z")]
+    encoded = encode_classification(texts, decoder_bos, ("x",), Collector(15, "truncate_left"))
+    joined = "\n".join(ends) if two else ends[0]
+    assert decoder_bos.decode(encoded[0].tokens) == f"<s>{joined}<eos>"
+    encoded = encode_classification(texts, encoder, ("x",), Collector(15, "truncate_left"))
+    between = "[SEP]" if two else ""
+    assert encoder.decode(encoded[0].tokens) == f"[CLS]{ends[0]}{between}{ends[1]}[SEP]" and encoded.truncated == 1
+    assert encoder.truncation_side == "right"
 
 
 def test_a_length_without_room_for_text(decoder_bos):

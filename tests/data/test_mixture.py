@@ -1,6 +1,7 @@
 """Mixtures of data sets as instructions."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -116,7 +117,9 @@ def test_a_mixture(mixture):
     assert len({row.where for row in rows}) == 28  # none twice
     other = load(mixture({"sst2": 40, "mrpc": 6, "e2e": 10}, cap=12, seed=1))
     assert {row.where for row in other} != {row.where for row in rows}
-    assert TASKS["mixture"].example({"prompt": "a\n", "completion": "b"}, "<e>") == Text("a\n", "b<e>")
+    assert TASKS["mixture"].example({"prompt": "a\n", "completion": "b", "part": "rte"}, "<e>") == Text(
+        "a\n", "b<e>", "rte"
+    )
     cfg.max_train_rows = 5
     assert load(cfg) == rows[:5]
 
@@ -151,6 +154,16 @@ def test_what_is_held_out(mixture):
 def test_what_is_wrong(mixture):
     with pytest.raises(UserError, match=r"task\.parts: none has data; set task\.parts\.<name>\.data, of sst2"):
         load(configs.get("mixture"))
+    missing = {"parts.sst2.data": "nowhere/at/all"}
+    with pytest.raises(UserError, match=r"nowhere/at/all: no such directory; set task\.parts\.sst2\.data to"):
+        load(mixture({}, **missing))
+    with pytest.raises(UserError, match=r"no column 'words' .*; set task\.parts\.rte\.columns\.text"):
+        load(mixture({"sst2": 1, "rte": 1}, **{"parts.rte.columns.text": "words"}))
+    cfg, bad = mixture({"sst2": 2}), BadRows("skip")
+    with open(cfg.parts.sst2.files.train, "a") as file:
+        file.write('{"label": 1}\n')
+    assert len(TASKS["mixture"].load(cfg, "train", bad)) == 2
+    assert re.search(r"train.jsonl:3: no column .*; set task\.parts\.sst2\.columns\.text$", bad.messages[0])
     for field in ({"cap": 0}, {"size": -1}):
         with pytest.raises(UserError, match=r"task\.cap=.* task\.size="):
             load(mixture({"sst2": 1}, **field))
@@ -173,6 +186,27 @@ def test_a_run(mixture, tmp_path, capsys):
               "generate.max_new_tokens": 4, "eval_batch_size": 8}  # fmt: skip
     flags = ["--config=configs/default.py:model=nano-gpt,task=mixture,method=lora", f"--workdir={tmp_path / 'run'}"]
     assert main(["train", *flags, *(f"--config.{field}={value}" for field, value in fields.items())]) == 0
-    assert "12 examples" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert re.search(r"data .* 12 examples.*; of copa 4, sst2 8", said)
+    assert "held out 4 examples; of rte 4" in said
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert {reference for row in samples for reference in row["references"]} == {"yes", "no"}
+
+
+def test_evaluation_by_parts(mixture, tmp_path, capsys):
+    cfg = mixture({"sst2": 3, "copa": 2})
+    files = {f"task.parts.{name}.files.{split}": cfg.parts[name].files[split]
+             for name in ("sst2", "copa") for split in ("train", "validation")}  # fmt: skip
+    fields = {**files, "task.max_length": 256, "generate.max_new_tokens": 4, "eval_batch_size": 8}
+    flags = ["--config=configs/default.py:model=nano-gpt,task=mixture", f"--output={tmp_path / 'rows.jsonl'}"]
+    assert main(["eval", *flags, *(f"--config.{field}={value}" for field, value in fields.items())]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert not {"sst2/token_accuracy", "copa/bits_per_byte"} & found.keys() and found["copa/loss_interval"]
+    for part in ("sst2", "copa"):
+        mine = [row["rougeL"] for row in rows if row["part"] == part]
+        assert found[f"{part}/rougeL"] == pytest.approx(sum(mine) / len(mine))
+        alone = {name: value for name, value in fields.items() if not name.startswith("task.parts") or part in name}
+        assert main(["eval", flags[0], *(f"--config.{field}={value}" for field, value in alone.items())]) == 0
+        one = json.loads(capsys.readouterr().out)
+        assert found[f"{part}/loss"] == pytest.approx(one["loss"], rel=1e-4) and not any("/" in name for name in one)

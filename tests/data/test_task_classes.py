@@ -111,6 +111,15 @@ def test_classes_of_a_file_of_ones_own(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,1\nb,1\n")
     with pytest.raises(UserError, match=r"the training rows hold \['1'\] alone"):
         load("classification", tmp_path)
+    (tmp_path / "train.csv").write_text("text,label\na,1\nb, \nc, \n")
+    said = (
+        r"the training rows hold \['1'\] alone; .*; 2 more rows are bad, the first: .*train\.csv:3: the label is empty"
+    )
+    with pytest.raises(UserError, match=said):
+        load("classification", tmp_path, bad=BadRows("skip"))
+    cfg.classes = ()
+    with pytest.raises(UserError, match=said):
+        task.classes(cfg)
     (tmp_path / "train.csv").write_text("text,label\na,1\nb, \n")
     with pytest.raises(UserError, match=r"train\.csv:3: the label is empty"):
         load("classification", tmp_path)

@@ -232,6 +232,27 @@ def test_summaries_and_plain_prompts(tmp_path):
     assert load("e2e", path) == [Text("name[X]<e>", " X.<e>")]
 
 
+@pytest.mark.parametrize(("task", "row", "roles"), [
+    ("e2e", {"mr": "name[X]", "ref": "X."}, {"mr": "context", "ref": "completion"}),
+    ("webnlg", {"category": "A", "triples": [["a", "b", "c"]], "refs": [{"comment": "good", "text": "X."}]},
+     {"refs": "completion"}),
+    ("dart", {"tripleset": [["a", "b", "c"]], "annotations": [{"text": "X."}]}, {"annotations": "completion"}),
+    ("multi30k", {"en": "a", "de": "b"}, {"en": "source", "de": "target"}),
+    ("summarisation", {"document": "a", "summary": "b"}, {"document": "document", "summary": "summary"}),
+    ("wikisql", {"question": "a", "sql": "SELECT b FROM table"}, {"sql": "query"}),
+    ("instructions", {"instruction": "a", "output": "b"}, {"output": "output"}),
+])  # fmt: skip
+def test_empty_texts_are_bad_rows(tmp_path, task, row, roles):
+    for column, role in roles.items():
+        old = row[column]
+        empty = " \n" if isinstance(old, str) else [{**old[0], "text": " "}]
+        path = write(tmp_path / "x.jsonl", row, {**row, column: empty}, row)
+        with pytest.raises(UserError, match=rf"x\.jsonl:2: the {role} is empty"):
+            load(task, path)
+        bad = BadRows("skip")
+        assert len(load(task, path, bad=bad)) == 2 and len(bad.messages) == 1 and "x.jsonl:2: " in bad.messages[0]
+
+
 def test_instructions(tmp_path):
     path = write(
         tmp_path / "x.jsonl",

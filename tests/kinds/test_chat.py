@@ -171,6 +171,9 @@ def test_what_is_left_without_labels_is_dropped_and_counted():
     encoded = encode(form, HELLO, ONCE, length=start + 2, overlong="truncate")
     assert (len(encoded), encoded.dropped, encoded.truncated) == (1, 1, 1)
     assert encoded.rows.tolist() == [0] and encoded.label_counts.tolist() == [2]
+    left = encode(form, HELLO, ONCE, length=start + 2, overlong="truncate_left")
+    assert (len(left), left.dropped, left.truncated) == (2, 0, 2)
+    assert (left.labels[left.offsets[1:] - 2] != IGNORED).all()  # the last turns and what ends them
     bad = BadRows("skip")
     rows = [HELLO._replace(learned=()), ONCE, Chat((("assistant", "Hi"),)), HELLO]
     assert encode(form, *rows, where=list("abcd"), bad=bad, whole=False).rows.tolist() == [1, 3, 3]

@@ -116,6 +116,19 @@ def test_an_option_that_is_too_long_takes_its_example_along(asked, overlong):
         load_data(*asked(**{"task.max_length": 6}), "validation", training=False)
 
 
+def test_truncate_left_takes_the_same_from_each_option_s_prompt(asked):
+    f, parts = asked(**{"task.max_length": 7, "data.overlong": "truncate_left"})
+    encoded = load_data(f, parts, "validation", training=False).encoded
+    assert (encoded.dropped, encoded.truncated) == (0, 1)
+    mine = [encoded[i] for i in np.flatnonzero(encoded.rows == 1).tolist()]
+    assert [parts.tokenizer.decode(tokens) for tokens, _ in mine] == [" home to Rome", " home to a mat by the sea"]
+    for (_, labels), option in zip(mine, ROWS[1]["options"]):
+        assert parts.tokenizer.decode(labels[labels != IGNORED]) == f" {option}"
+    f, parts = asked(**{"task.max_length": 5, "data.overlong": "truncate_left"})
+    encoded = load_data(f, parts, "validation", training=False).encoded
+    assert 1 not in encoded.rows and encoded.dropped == 1  # its prompt would be gone
+
+
 def test_classes_by_what_follows_the_gap(prepare, gpt):
     f, parts = prepare("classification", "full", TEXTS, TEXTS, **CLASSES | {"model.path": str(gpt)})
     result, rows = evaluate_split(f, parts, "validation")

@@ -94,6 +94,41 @@ def test_p_tuning_around_a_masked_text(asked):
     assert encoded.extras["answer"][: len(encoded[0].tokens)].tolist() == [0, 0, 0, 0, 1, *[0] * (len(head) + 4)]
 
 
+def test_p_tuning_next_to_the_mask(asked):
+    """The BERT's form of Liu et al.: [CLS] [P]*3 [MASK] [P]*3 head [P]*3 [SEP]."""
+    fields = {"task.template": "[Y] [X]", "method.template": "{3}{before}{mask}{3}{after}{3}"}
+    f, parts = asked("bert", "p_tuning", **fields)
+    data, size = load_data(f, parts, "validation", training=False), parts.model.cfg.vocab_size
+    encoded = data.encoded
+    opening, mask, *head, closing = parts.tokenizer("[MASK] the cat")["input_ids"]
+    soft = [*range(size, size + 9)]
+    ids = [opening, *soft[:3], mask, *soft[3:6], *head, *soft[6:], closing]
+    assert encoded[0].tokens.tolist() == ids and parts.around.closed([opening, mask, *head, closing]) == ids
+    assert encoded.extras["answer"][: len(ids)].tolist() == [0, 0, 0, 0, 1, *[0] * (len(head) + 7)]
+    adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
+    variables = {"params": parts.variables["params"], "adapters": adapters}
+    log_p = jax.nn.log_softmax(parts.model.apply(variables, np.asarray([ids])).logits[0, 4])
+    batch = next(b for b in data.batches if 0 in b["example"])
+    at = batch.pop("example").tolist().index(0)
+    nll = parts.objective.outputs(parts.variables, batch)["nll"][at]
+    np.testing.assert_allclose(nll, -log_p[encoded.labels[0]], rtol=1e-4)
+
+
+def test_a_gap_s_template_wants_a_gap(asked, prepare):
+    gap = {"method.template": "{3}{before}{mask}{1}{after}"}
+    with pytest.raises(UserError, match=r"method.template='\{3\}.*: this model reads no \{mask\}; write \{text\}"):
+        asked("gpt", "p_tuning", **gap | {"task.template": "[X] [Y]"})
+    texts = [{"text": "the cat", "label": "a"}, {"text": "Bob ran", "label": "b"}]
+    f, parts = prepare("classification", "p_tuning", texts, texts, **gap)
+    with pytest.raises(
+        UserError, match=r"method.template: there is not one gap in this text for \{mask\}; write \{text\}"
+    ):
+        load_data(f, parts, "train", training=True)
+    for wrong in ("{3}{mask}{before}{after}", "{3}{text}{mask}", "{3}{before}{after}"):
+        with pytest.raises(UserError, match=r"needs one \{text\}, where the example goes, or \{before\}, \{mask\} and"):
+            asked("bert", "p_tuning", **{"method.template": wrong, "task.template": "[X] [Y]"})
+
+
 ODD = [{"sub_label": "Anna", "obj_label": "Smithson"}]
 WRONG = [
     ("bert", ROWS + ODD, {}, r"jsonl:4: the answer 'Smithson' is \d+ tokens, not one; leave it out"),

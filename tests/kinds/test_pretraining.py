@@ -127,7 +127,7 @@ def runs(configure, tmp_path_factory):
 METRICS = {
     "mlm": {"loss", "nll", "token_accuracy"},
     "nsp": {"loss", "nll", "token_accuracy", "next_nll", "next_accuracy"},
-    "rtd": {"loss", "generator_nll", "accuracy", "replaced"},
+    "rtd": {"loss", "generator_nll", "accuracy", "replaced", "precision", "recall", "f1"},
     "spans": {"loss", "nll", "token_accuracy"},
 }
 

@@ -103,6 +103,8 @@ def test_what_each_side_reads(folder):
     assert tokenizer.decode(labels[1:]) == "dc ba</s>"
     cut, *_ = encoded_rows(folder, 4, overlong="truncate")
     assert tokenizer.decode(cut.source[0].tokens) == "ab </s>" and tokenizer.decode(cut[0].labels[1:]) == "dc </s>"
+    cut, *_ = encoded_rows(folder, 4, overlong="truncate_left")
+    assert tokenizer.decode(cut.source[0].tokens) == " cd</s>" and tokenizer.decode(cut[0].labels[1:]) == "dc </s>"
     dropped, *_ = encoded_rows(folder, 4, overlong="drop")
     assert dropped.rows.tolist() == [1] and dropped.source.rows.tolist() == [0] and dropped.dropped == 5
     with pytest.raises(UserError, match="row 0: 6 tokens, more than max_length 4"):

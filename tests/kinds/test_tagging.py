@@ -88,6 +88,9 @@ def test_long_sentences(bert):
     assert cut.truncated == 2 and encode(tokenizer, examples[1:], 8, "drop").dropped == 0
     assert cut[1].tokens.tolist() == [*whole[1].tokens[:5], tokenizer.sep_token_id]
     assert cut[1].labels.tolist() == [*whole[1].labels[:5], IGNORED]
+    left = encode(tokenizer, examples, 6, "truncate_left")
+    assert left[1].tokens.tolist() == [tokenizer.cls_token_id, *whole[1].tokens[-5:]]
+    assert left[1].labels.tolist() == [IGNORED, *whole[1].labels[-5:]]
     with pytest.raises(UserError, match=r"x\.conll:1: 8 tokens, more than max_length 6"):
         encode(tokenizer, examples, 6)
 
@@ -120,13 +123,16 @@ def test_entities_by_hand():
         "tag": [np.array(row) for row in tags],
         "nll": [np.full(5, 0.5), np.full(2, 1.2)],
     }
-    fields = SimpleNamespace(task=SimpleNamespace(scheme="bio"))
+    fields = SimpleNamespace(task=SimpleNamespace(scheme="bio"), data=SimpleNamespace(overlong="truncate"))
     setting = SimpleNamespace(classes=CLASSES, task=TASKS["conll2003"], f=fields)
     measures, rows = KIND.score(setting, examples, SimpleNamespace(rows=np.array([0, 1])), found, None)
     assert measures["entity_f1"].value == pytest.approx(2 * 1 / (3 + 3))
     assert measures["accuracy"].value == pytest.approx((4 + 3) / 9)
     assert measures["loss"].value == pytest.approx((5 * 0.5 + 2 * 1.2) / 7)
     assert rows[1] == {"words": list("fghi"), "prediction": ["B-PER", "O", "O", "O"], "reference": ["B-LOC", *"OOO"]}
+    fields.data.overlong = "truncate_left"  # the two are the last words
+    _, rows = KIND.score(setting, examples, SimpleNamespace(rows=np.array([0, 1])), found, None)
+    assert rows[1]["prediction"] == ["O", "O", "B-PER", "O"]
     fields.task.scheme = "none"  # parts of speech have no entities
     plain, _ = KIND.score(setting, examples, SimpleNamespace(rows=np.array([0, 1])), found, None)
     assert set(plain) == {"loss", "accuracy"}

@@ -201,6 +201,11 @@ def test_truncation_keeps_the_template(prepare, fields):
     assert encoded.truncated == 1 and encoded.dropped == 0 and encoded.lengths.max() <= f.task.max_length
     text = parts.tokenizer.decode(encoded[0].tokens)
     assert text.startswith("[CLS] the cat sat on a") and "and [MASK]" in text and "." in text.split("[SEP]")[0]
+    f, parts = prepare("classification", "full", TRAIN, long, **fields | {"data.overlong": "truncate_left"})
+    encoded = load_data(f, parts, "validation", training=False).encoded
+    text = parts.tokenizer.decode(encoded[0].tokens).split("[SEP]")[0]
+    assert encoded.truncated == 1 and encoded.lengths.max() <= f.task.max_length
+    assert "cat" not in text[:12] and "the sea and ran home and [MASK]" in text
     f, parts = prepare("classification", "full", TRAIN, long, **fields | {"data.overlong": "drop"})
     encoded = load_data(f, parts, "validation", training=False).encoded
     assert encoded.dropped == 1 and set(encoded.rows.tolist()) == {1, 2, 3}
@@ -224,13 +229,14 @@ def test_a_causal_model_gives_the_next_word(prepare, gpt, forward):
         )
     result, _ = evaluate_split(f, parts, "validation")
     np.testing.assert_allclose(result["loss"], -log_softmax(logits)[range(3), [0, 1, 0]].mean(), rtol=1e-4)
+    short = fields | {"task.max_length": 4, "data.overlong": "truncate_left"}
+    f, parts = prepare("classification", "full", TRAIN, VALID, **short)
+    cut = load_data(f, parts, "validation", training=False).encoded
+    assert parts.tokenizer.decode(cut[0].tokens) == "by the sea to" and cut.truncated > 0
     f, parts = prepare(
-        "classification",
-        "full",
-        TRAIN,
-        VALID,
+        "classification", "full", TRAIN, VALID,
         **fields | {"task.shots": 2, "task.separator": "\n", "task.max_length": 80},
-    )
+    )  # fmt: skip
     first, second, query = parts.tokenizer.decode(
         load_data(f, parts, "validation", training=False).encoded[0].tokens
     ).split("\n")

@@ -1,6 +1,8 @@
 """Metrics of classes, numbers, tags and likelihoods, against scikit-learn, scipy and seqeval, and by hand."""
 
 import math
+import time
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -43,6 +45,20 @@ def test_classes_by_hand():
     assert 0 <= low < 2 / 3 < high <= 1
     with pytest.raises(ValueError, match="2 predictions and 1"):
         measure("f1", [0, 1], [1])
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "matthews"])
+def test_many_classes_take_little_memory_and_time(name):
+    gold = np.random.default_rng(0).integers(0, 1000, 20_000)
+    guess = np.where(np.random.default_rng(1).random(20_000) < 0.7, gold, 0)
+    tracemalloc.start()
+    start = time.process_time()
+    found = measure(name, guess, gold)
+    low, high = found.interval() or (0, 0)
+    assert tracemalloc.get_traced_memory()[1] < 4e6  # a row's counts of each class would be 480 MB
+    tracemalloc.stop()
+    assert time.process_time() - start < 10  # and to draw them 2000 times 10^11 multiplications
+    assert low < found.value < high < low + 0.03
 
 
 @given(VALUES)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 
 from ftjax import tree
@@ -91,6 +92,25 @@ def test_loss_by_hand(pair, batch, fixed):
     assert sums.weight == 3 and fake.sum() == 2
     assert sums.metrics["replaced"] == (2, 20) and sums.metrics["accuracy"] == (np.asarray(right).sum(), 20)
     assert sums.metrics["generator_nll"] == (2.5, 3)
+    real = np.asarray(batch["segment_ids"]) != 0
+    guess = np.where(right, fake, ~fake)[real].astype(int)
+    theirs = sklearn.metrics.precision_recall_fscore_support(fake[real], guess, average="binary", zero_division=0)
+    for name, value in zip(("precision", "recall", "f1"), theirs):
+        total, count = sums.metrics[name]
+        np.testing.assert_allclose(total / max(count, 1), value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("score", [-9.0, 9.0])
+def test_a_detector_that_says_one_thing(pair, batch, fixed, monkeypatch, score):
+    fixed(SAMPLES.copy())
+    monkeypatch.setattr(rtd, "scores", lambda model, variables, hidden, key: jnp.full(hidden.shape[:2], score))
+    metrics = build(pair).loss(pair[3], batch, None).metrics
+    names = ("precision", "recall", "f1", "replaced")
+    values = {name: float(metrics[name][0] / max(metrics[name][1], 1)) for name in names}
+    share = values["replaced"] if score > 0 else 0
+    assert share > 0 or score < 0
+    assert values["precision"] == pytest.approx(share) and values["recall"] == float(score > 0)
+    assert values["f1"] == pytest.approx(2 * share / (1 + share))
 
 
 def test_rows_add_up(pair, batch, fixed, monkeypatch):

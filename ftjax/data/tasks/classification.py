@@ -31,7 +31,7 @@ def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
 
         return limited(load_all(cfg, split, bad, SOURCE._replace(check=name)), cfg, split)
     rows = load_all(cfg, split, bad, SOURCE)
-    sorted_classes(row["label"] for row in rows)
+    sorted_classes((row["label"] for row in rows), bad)
     return limited(rows, cfg, split)
 
 

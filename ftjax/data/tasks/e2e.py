@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from ftjax.data.tasks.table import Source, load_table
+from ftjax.data.tasks.table import Source, filled, load_table
 from ftjax.data.tasks.task import Task, Text
 
 COLUMNS = {"context": "context|mr|meaning_representation", "completion": "completion|ref|human_reference"}
@@ -11,8 +11,9 @@ FILES = {"train": ("lora_train.txt",), "validation": ("lora_valid.txt",), "test"
 
 
 def described(row: dict[str, Any], eos: str) -> Text:
-    """LoRA ends the context by eos as well; only the completion is in the loss."""
-    return Text(row["context"] + eos, f" {row['completion'].strip()}{eos}")
+    """LoRA ends the context by eos as well; only the completion is in the loss. UserError where one is empty."""
+    filled(row, "context")
+    return Text(row["context"] + eos, f" {filled(row, 'completion')}{eos}")
 
 
 SOURCE = Source(COLUMNS, partial(described, eos=""), FILES)

@@ -5,6 +5,7 @@
 """
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ PARTS: dict[str, Task] = {
     module.__name__.rpartition(".")[2]: module.TASK
     for module in (sst2, mrpc, qqp, stsb, rte, sick, mnli, cola, agnews, copa, e2e, multi30k, squad)
 }
+# what a part's own messages name, before the field
+FIELD = re.compile(r"\btask\.(?=(data|files|columns|max_train_rows|max_eval_rows|genre|source|target|test_set)\b)")
 
 
 def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
@@ -89,18 +92,22 @@ def _in_turn(rows: int, wanted: int, seed: str) -> Iterator[tuple[int, int]]:
 
 
 def _slots(name: str, cfg: Any, split: Split, bad: BadRows) -> list[tuple[str, dict[str, Any]]]:
-    """(place, slots of the wordings) of a part's rows."""
-    task, out = PARTS[name], []
-    classes = task.classes(cfg)
-    for row in task.load(cfg, split, bad):
-        with bad:
-            out.append((row.where, INSTRUCTIONS[name].slots(cfg, row, task.example(row, ""), classes)))
+    """(place, slots of the wordings) of a part's rows. What is wrong names the part's fields as a user writes them."""
+    task, out, before = PARTS[name], [], len(bad.messages)
+    try:
+        classes = task.classes(cfg)
+        for row in task.load(cfg, split, bad):
+            with bad:
+                out.append((row.where, INSTRUCTIONS[name].slots(cfg, row, task.example(row, ""), classes)))
+    except UserError as error:
+        raise UserError(FIELD.sub(f"task.parts.{name}.", str(error))) from None
+    bad.messages[before:] = [FIELD.sub(f"task.parts.{name}.", message) for message in bad.messages[before:]]
     return out
 
 
 def example(row: dict[str, Any], eos: str) -> Text:
     """The answer is a line of its own."""
-    return Text(row["prompt"], row["completion"] + eos)
+    return Text(row["prompt"], row["completion"] + eos, row["part"])
 
 
 TASK = Task(("lm",), {}, load, example, ("perplexity", "exact_match", "rougeL"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import FORMATS, Row, read_parallel, suffix
-from ftjax.data.tasks.table import Columns, Source, load_table, read_table
+from ftjax.data.tasks.table import Columns, Source, filled, load_table, read_table
 from ftjax.data.tasks.task import Split, Task, Text
 from ftjax.errors import UserError
 
@@ -46,8 +46,8 @@ def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
 
 
 def example(row: dict[str, Any], eos: str) -> Text:
-    """'A boy.\\nTranslation:' and ' Ein Junge.', as written."""
-    return Text(f"{row['source'].strip()}\nTranslation:", f" {row['target'].strip()}{eos}")
+    """'A boy.\\nTranslation:' and ' Ein Junge.', as written. UserError where one is empty."""
+    return Text(f"{filled(row, 'source')}\nTranslation:", f" {filled(row, 'target')}{eos}")
 
 
 SOURCE = Source(COLUMNS, partial(example, eos=""), read=read, expand=expand)

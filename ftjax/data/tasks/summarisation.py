@@ -3,15 +3,15 @@
 from functools import partial
 from typing import Any
 
-from ftjax.data.tasks.table import Source, load_table
+from ftjax.data.tasks.table import Source, filled, load_table
 from ftjax.data.tasks.task import Task, Text
 
 COLUMNS = {"document": "document|dialogue|article|text", "summary": "summary|highlights|target"}
 
 
 def example(row: dict[str, Any], eos: str) -> Text:
-    """'...\\nSummary:' and the summary after a space."""
-    return Text(f"{row['document'].strip()}\nSummary:", f" {row['summary'].strip()}{eos}")
+    """'...\\nSummary:' and the summary after a space. UserError where one is empty."""
+    return Text(f"{filled(row, 'document')}\nSummary:", f" {filled(row, 'summary')}{eos}")
 
 
 SOURCE = Source(COLUMNS, partial(example, eos=""))

@@ -221,19 +221,23 @@ def found_classes(cfg: Any, source: Source, role: str) -> tuple[str, ...]:
         if len(given) < 2 or len(set(given)) < len(given):
             raise UserError(f"task.classes={given}: give two or more different ones, as ('no','yes')")
         return given
-    rows = load_all(cfg, "train", BadRows("skip"), source)  # what is wrong with them is told where they are loaded
-    return sorted_classes(row[role] for row in rows)
+    bad = BadRows("skip")  # what is wrong with the rows is told where they are loaded, if there are classes
+    rows = load_all(cfg, "train", bad, source)
+    return sorted_classes((row[role] for row in rows), bad)
 
 
-def sorted_classes(labels: Iterable[str | list[str]]) -> tuple[str, ...]:
+def sorted_classes(labels: Iterable[str | list[str]], bad: BadRows) -> tuple[str, ...]:
     """The distinct labels, sorted, numbers by size.
 
     Raises:
-        UserError: fewer than two.
+        UserError: fewer than two; where rows were bad, with what is wrong with the first.
     """
     found = set(chain.from_iterable([one] if isinstance(one, str) else one for one in labels))
     if len(found) < 2:
-        raise UserError(f"task.classes is empty and the training rows hold {sorted(found)} alone; give two or more")
+        lost = f"; {len(bad.messages)} more rows are bad, the first: {bad.messages[0]}" if bad.messages else ""
+        raise UserError(
+            f"task.classes is empty and the training rows hold {sorted(found)} alone; give two or more{lost}"
+        )
     numbers = all(name.isascii() and name.isdecimal() for name in found)
     return tuple(sorted(found, key=int if numbers else str))
 
@@ -278,6 +282,14 @@ def classification_task(
         metrics=metrics,
         classes=lambda cfg: tuple(classes),
     )
+
+
+def filled(row: Mapping[str, Any], role: str) -> str:
+    """The role's text without the space around it. UserError where nothing is left."""
+    text = row[role].strip()
+    if not text:
+        raise UserError(f"{place(row)}: the {role} is empty; give it text")
+    return text
 
 
 def scored(row: Mapping[str, Any], eos: str) -> Scored:

@@ -108,7 +108,12 @@ def refuse_places(name: str, cfg: Any, base: Base, opens: bool) -> None:
     method = prompt.METHOD if name == "prompt" else p_tuning.METHOD
     template: Template | None = method.template(cfg, base.cfg)
     assert template is not None
-    if template.after or not all(isinstance(piece, int) for piece in template.before):
+    if (
+        template.after
+        or template.left
+        or template.right
+        or not all(isinstance(piece, int) for piece in template.before)
+    ):
         raise UserError(
             f"method.template={cfg.template!r} (definition={cfg.definition!r}): PEFT puts virtual tokens before"
             " the text only; a template such as '{3}{text}' can be exported"

@@ -1,0 +1,148 @@
+"""Plans of small models: against XLA's count, against the program of a real run, and of a machine that is here."""
+
+import json
+
+import jax
+import pytest
+
+from ftjax import tree
+from ftjax.cli.main import main
+from ftjax.errors import UserError
+from ftjax.parallel.mesh import make_mesh, shardings
+from ftjax.plan import Machine, describe, get_machine, machines, make_program, plan_of
+from ftjax.plan.machines import Chip
+from ftjax.train import loop
+
+BIG = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "head_dim": 64, "vocab_size": 2048}
+LM = {"task.max_length": 64, "batch_size": 4, "loss.chunk": 1 << 20, "model.scan_unroll": -1}
+HERE = Chip(memory=1e9, flops=1e12, bandwidth=1e11, link=1e10)
+
+
+def shapes(values):
+    return {path: (x.shape, x.dtype) for path, x in tree.flatten(values).items()}
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """here(memory=1e9) -> this machine's first device, as if it were another's; what is remembered is in tmp_path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return lambda memory=1e9: Machine("here", HERE._replace(memory=memory), jax.devices()[:1], "cpu", "jaxlib")
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_flops_are_those_of_an_unrolled_lowering(llama, fields, method):
+    program = make_program(fields(f"model={llama(**BIG)},task=lm,method={method}", **LM))
+    args = program.state, program.frozen, program.batch, jax.eval_shape(jax.random.key, 0)
+    theirs = jax.jit(program.step).lower(*args).cost_analysis()["flops"]  # type: ignore[index]
+    assert abs(program.flops / theirs - 1) < 0.05, program.flops / theirs
+
+
+def test_counts_and_bytes_by_hand(llama, fields):
+    """Of a folder without weights: a Llama of 2 layers of 64, rank 8 on all of q (64x64), k, v (64x32), o."""
+    axes = f"model={llama()},task=lm,method=lora"
+    plan = plan_of(fields(axes, **{"task.max_length": 64, "batch_size": 4, "model.param_dtype": "bfloat16"}))
+    layer = 64 * (64 + 32 + 32 + 64) + 3 * 64 * 96 + 2 * 64
+    assert plan.parameters == 2 * 2048 * 64 + 2 * layer + 64
+    assert plan.trains == 2 * 8 * ((64 + 64) * 2 + (64 + 32) * 2)
+    assert plan.shape[:2] == (4, 64) and plan.gradients == 4 * plan.trains
+    assert 2 * plan.gradients < plan.moments < 2 * plan.gradients + 64  # and counters
+    scales = 4 * 2 * 8 * 4  # fp32, of each site, layer and rank
+    assert plan.parameter_bytes == 2 * plan.parameters + 4 * plan.trains + scales
+    assert plan.fits and plan.device_hours is None and "epochs" not in describe(plan)
+
+
+def test_the_step_is_the_one_that_a_run_compiles(fields, here, monkeypatch, tmp_path):
+    seen, logs = [], []
+
+    class Stop(Exception):
+        pass
+
+    class Seen(loop.Compiled):
+        def __call__(self, *args):
+            seen.append((self._jit.lower(*args).as_text(), args))
+            raise Stop
+
+    class Kept(loop.Log):
+        def __init__(self, *args):
+            super().__init__(*args)
+            logs.append(self)
+
+    monkeypatch.setattr(loop, "Compiled", Seen)
+    monkeypatch.setattr(loop, "Log", Kept)
+    sizes = {"task.train_size": 64, "task.validation_size": 8, "batch_size": 8, "steps": 2, "data.buckets": 1}
+    f = fields("model=nano-gpt,task=vowels,method=lora", **sizes, **{"method.targets": ("attn/q",)})
+    with pytest.raises(Stop):
+        loop.train(f._config, f._config, tmp_path / "run")
+    logs[0].close()
+    [(text, (state, frozen, batch, _))] = seen
+    mesh = make_mesh(f.mesh, here().devices)
+    program = make_program(f, mesh)
+    for mine, theirs in ((program.state, state), (program.frozen, frozen)):
+        assert shapes(mine) == shapes(theirs)
+    assert {name: x.dtype for name, x in program.batch.items()} == {name: x.dtype for name, x in batch.items()}
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        args = program._replace(batch={name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()})
+        out = (shardings(program.state, mesh), None)
+        mine = jax.jit(program.step, donate_argnums=0, out_shardings=out).lower(*args.placed(mesh)).as_text()
+    assert mine == text
+
+
+def test_a_compiled_plan_is_remembered_and_says_whether_it_fits(llama, fields, here, tmp_path):
+    f = fields(f"model={llama()},task=lm,method=lora", **{"task.max_length": 32, "batch_size": 2, "steps": 3600})
+    first, again, small = plan_of(f, here()), plan_of(f, here()), plan_of(f, here(memory=1e5))
+    assert first.compiled.temporaries > 0 and not first.compiled.cached and again.compiled.cached
+    assert first.compiled._replace(seconds=0, cached=True) == again.compiled._replace(seconds=0)
+    assert first.compiled.peak >= first.parameter_bytes + first.moments
+    assert first.fits and not small.fits and "does NOT fit" in describe(small)
+    assert first.seconds["links"] == 0 and first.seconds["arithmetic"] == pytest.approx(first.flops / 1e12)
+    assert first.device_hours == pytest.approx(first.step_seconds)
+    [kept] = (tmp_path / "cache" / "ftjax" / "plan").iterdir()
+    kept.write_text(json.dumps({"other": 1}))
+    assert not plan_of(f, here()).compiled.cached
+
+
+def test_a_mesh_uses_every_device(llama, fields, here):
+    machine = here()._replace(devices=jax.devices()[:1] * 2)
+    with pytest.raises(UserError, match="1 of the 2 devices of here"):
+        plan_of(fields(f"model={llama()},task=lm,method=lora"), machine)
+
+
+@pytest.mark.parametrize(
+    "axes, changed, told",
+    [
+        ("task=classification", {}, "task.classes"),
+        ("task=lm,distill=token", {}, "a student alone"),
+        ("task=lm", {"batch_size": 0}, "batch_size=0"),
+        ("task=lm", {"task.max_length": 300}, "300"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(llama, fields, axes, changed, told):
+    with pytest.raises(UserError, match=told):
+        plan_of(fields(f"model={llama()},{axes}", **changed))
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:4x", "h200:2x2", ""])
+def test_names_of_machines(name, monkeypatch):
+    monkeypatch.setattr(machines, "installed", lambda _: True)
+    with pytest.raises(UserError, match="--topology="):
+        get_machine(name)
+
+
+def test_the_command(llama, capsys, monkeypatch):
+    told = f"--config=configs/default.py:model={llama()},task=lm,method=lora"
+    assert main(["plan", told, "--config.task.max_length=32"]) == 0
+    out = capsys.readouterr().out
+    assert "rows of 32 tokens" in out and "GFLOP a step" in out
+    monkeypatch.setattr(machines, "installed", lambda _: False)
+    for name, package in (("v5e:4x4", "tpu"), ("h200:8", "cuda")):
+        assert main(["plan", told, f"--topology={name}"]) == 2
+        err = capsys.readouterr().err
+        assert f"pip install 'ftjax[{package}]'" in err and err.count("\n") == 1
+
+
+def test_a_table_has_a_line_for_each_cell(capsys):
+    argv = ["plan", "experiments/lora_targets.py", "--scale=nano", "--config.task.max_length=32"]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("accuracy, W")]) == 6
+    assert "accuracy, Wq r=8 x 2" in lines[1] and "14 runs" in lines[-1]

@@ -1,0 +1,93 @@
+"""`generate.num_beams`: metrics of text by beam search beside the greedy ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ftjax
+from configs.default import get_config
+from ftjax.data.tokenizer import train_tokenizer
+from ftjax.errors import UserError
+from ftjax.metrics import measure
+from ftjax.train.build import build
+from ftjax.train.evaluate import evaluate_split
+from ftjax.train.fields import Fields
+from ftjax.train.loop import train
+
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
+NEW = 6
+
+
+@pytest.fixture(scope="module")
+def configure(make, tmp_path_factory):
+    """configure(field=value, ...) -> (config, default) of a tiny GPT-2 on four contexts with their sentences."""
+    root = tmp_path_factory.mktemp("beams")
+    (root / "text.txt").write_text(" ".join(WORDS) * 20)
+    tokenizer = train_tokenizer("byte_bpe", [root / "text.txt"], 280)
+    made = make("gpt2", vocab_size=len(tokenizer))
+    ftjax.save(root / "model", made.model, made.params, extra={"eos_token_id": tokenizer.eos_token_id})
+    tokenizer.save_pretrained(root / "model")
+    pairs = [{"context": a, "completion": f"{b} {c} {a}"} for a, b, c in zip(WORDS, WORDS[1:5], WORDS[2:])]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+
+    def get(task="e2e", **fields):
+        default = get_config(f"model={root / 'model'},task={task},method=full")
+        files = {f"task.files.{split}": str(root / "rows.jsonl") for split in ("train", "validation")}
+        common = {"task.max_length": 24, "generate.max_new_tokens": NEW, "eval_batch_size": 4, "batch_size": 4}
+        config = default.copy_and_resolve_references()
+        config.update_from_flattened_dict({**files, **common, "steps": 1, **fields})
+        return config, default
+
+    return get
+
+
+def evaluated(config):
+    f = Fields(config)
+    parts = build(f)
+    return *evaluate_split(f, parts, "validation"), parts
+
+
+def test_they_stand_beside_the_greedy_ones(configure):
+    plain, plain_rows, _ = evaluated(configure()[0])
+    both, rows, parts = evaluated(configure(**{"generate.num_beams": 3})[0])
+    added = {f"{name}_beam3" for name in parts.metrics if name != "perplexity"}
+    assert both.keys() - plain.keys() == added | {f"{name}_interval" for name in added}
+    assert {name: both[name] for name in plain} == plain
+    assert [{name: row[name] for name in plain_rows[0]} for row in rows] == plain_rows
+
+    model, params, tokenizer = parts.model, parts.variables["params"], parts.tokenizer
+    for row in rows:
+        ids = tokenizer(row["prompt"], return_tensors="np")["input_ids"]
+        options = {"max_new_tokens": NEW, "eos_token_id": tokenizer.eos_token_id}
+        for beams, name in ((1, "prediction"), (3, "prediction_beam3")):
+            found = ftjax.generate(model, params, ids, np.ones_like(ids), num_beams=beams, **options)
+            assert tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True).strip() == row[name].strip()
+    assert any(row["prediction"] != row["prediction_beam3"] for row in rows)
+    predictions, references = [row["prediction_beam3"] for row in rows], [row["references"] for row in rows]
+    assert both["rouge_l_beam3"] == measure("rouge_l", predictions, references).value
+    assert [row["rouge_l_beam3"] for row in rows] == measure("rouge_l", predictions, references).rows
+
+
+def test_a_run_keeps_them(configure, tmp_path):
+    config, default = configure(**{"generate.num_beams": 3, "generate.examples": 4, "optimizer.learning_rate": 0.0})
+    result = train(config, default, tmp_path)
+    values, *_ = evaluated(config)
+    assert result["best"]["metric"] == "perplexity"
+    for name in ("bleu", "bleu_beam3", "rouge_l_beam3"):
+        assert result["metrics"][name] == pytest.approx(values[name])
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval/rouge_l_beam3"] == result["metrics"]["rouge_l_beam3"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"generate.num_beams": 0, "generate.examples": 4}, "generate.num_beams=0: give 1 or more"),
+        ({"generate.num_beams": 3}, "generate.num_beams"),  # no text is scored between steps: nothing uses it
+    ],
+)
+def test_where_they_cannot_be(configure, tmp_path, fields, words):
+    with pytest.raises(UserError, match=words):
+        train(*configure(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
