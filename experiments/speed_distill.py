@@ -63,7 +63,7 @@ def distill(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
         made.update_from_flattened_dict(common | fields)
         return made
 
-    source = {"distill.teacher": args.model}
+    source: dict[str, Any] = {"distill.teacher": args.model}
     write_cache(Fields(config("token", **source)), folder / "cache", k=64, temperatures=(1.0,), dtype="float16")
     sides = {
         "student": Side(config("none"), args.steps),
@@ -114,5 +114,5 @@ def loss_bytes(vocabulary: int, seed: int, hidden: int = 64) -> dict[str, int]:
         names = ("input_ids", "segment_ids", "position_ids", "label_positions", "labels")
         batch = {name: jax.ShapeDtypeStruct((rows, 64), "int32") for name in names}
         compiled = jax.jit(jax.grad(run)).lower(params, {"params": params}, batch).compile()
-        found[str(rows * 64)] = compiled.memory_analysis().temp_size_in_bytes
+        found[str(rows * 64)] = compiled.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
     return found

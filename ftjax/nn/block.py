@@ -83,7 +83,7 @@ class Block(nn.Module):
             cross = Attention(cfg, True, name="cross")
             x, source, _ = self._around("cross", x, lambda x: cross(x, ctx, source, layer), layer)
         x, _, _ = self._around("ffn", x, lambda x: (FFN(cfg, name="ffn")(x, ctx.training), None, None), layer)
-        return x, kv and (*own.arrays, *source.arrays), probs
+        return x, None if own is None or source is None else (*own.arrays, *source.arrays), probs
 
     def _around(
         self, name: str, x: jax.Array, sublayer: Callable[[jax.Array], tuple], layer: jax.Array
