@@ -54,7 +54,7 @@ def distill(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
     from ftjax.train.cache import write_cache
     from ftjax.train.fields import Fields
 
-    def config(distill: str, layers: tuple[int, ...] = args.layers, **fields: Any) -> Any:
+    def config(distill: str, layers: Any = args.layers, **fields: Any) -> Any:
         made = default.get_config(f"model={args.model},task=e2e,method=full,distill={distill}")
         common = {
             "task.data": str(args.data), "task.max_train_rows": args.batch_size * (args.steps + 4),

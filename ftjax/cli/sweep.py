@@ -1,7 +1,8 @@
 """ftjax sweep EXPERIMENT.py --scale=nano --workdir=DIR [--config.field=value ...]: runs what is missing of a table.
 
-Each trial is a process; a failed one ends no other. The same command goes on after an interruption, and two of them on
-one folder share the work. Overrides are for all trials: --config.model.path=DIR --config.task.data=DIR.
+What the experiment prepares (a teacher, a corpus) is made first, once, here. Each trial is a process; a failed one ends
+no other. The same command goes on after an interruption, and two of them on one folder share the work. Overrides are
+for all trials: --config.model.path=DIR --config.task.data=DIR.
 
 --on=slurm|gke|tpu_vm (a file of launch/) submits each missing trial as a job, with --launch.field=value for that
 backend's fields, and watches them; its jobs go on without it. --dry_run prints what would be submitted.
@@ -11,13 +12,16 @@ import importlib
 import re
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 
 from ftjax.errors import RunError, UserError
 
+T = TypeVar("T")
 POSITIONAL = 1  # the experiment's file
 
 
@@ -44,6 +48,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues, *experiment: str) -> None:
     """Runs, a line for each trial that ends, and a summary."""
+    from ftjax.sweep.prepare import is_prepared, prepare
     from ftjax.sweep.record import read
     from ftjax.sweep.run import Sweeper
     from ftjax.sweep.table import check_code
@@ -55,13 +60,17 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     overrides = [f"--{name}={get(name)}" for name in values if name.startswith("config.")]
     given = {name.removeprefix("launch."): get(name) for name in values if name.startswith("launch.")}
     backend = _backend(get("on"), given, get("preemptions"))
-    sweep = plan(experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
+    planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
+    sweep = planned()
     records = [read(run) for run in sweep.runs]
     if get("strict_code"):
         from ftjax.train.report import commit
 
         check_code(records, commit())
+    unprepared = any(record.state != "done" for record in records) and not is_prepared(sweep)
     if get("dry_run"):
+        if unprepared:
+            print(f"to be prepared first: {sweep.prepared}, of which the folders below will depend")
         for record in records:
             number = record.attempts[-1].number + 1 if record.attempts else 1
             left = record.state in ("waiting", "stale", "failed")
@@ -69,17 +78,15 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
             print(f"{record.state:<8} {record.run.label}{rest}")
         return
     claim(sweep, get("config"))
+    if unprepared:
+        _ended_with_children(lambda: prepare(sweep))
+        sweep = planned()
+        claim(sweep, get("config"))
     sweeper = Sweeper(
         backend, jobs=get("jobs") or int(not backend.lasting), retries=get("retries"), preemptions=get("preemptions"),
         stuck_after=get("stuck_after"),
     )  # fmt: skip
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started, as a Ctrl-C does
-    try:
-        records = sweeper(sweep.runs)
-    except KeyboardInterrupt:
-        raise RunError("interrupted; the same command goes on") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    records = _ended_with_children(lambda: sweeper(sweep.runs))
     for record in records:
         if record.state == "damaged":
             print(f"damaged      {record.run.label}: {record.problem}; mend or remove it")
@@ -87,6 +94,17 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     print(f"{done} of {len(records)} runs are done; ftjax table --workdir={get('workdir')}")
     if done < len(records):
         raise RunError(f"{len(records) - done} of {len(records)} runs are not done: ftjax status --workdir=...")
+
+
+def _ended_with_children(work: Callable[[], T]) -> T:
+    """What `work` gives; a SIGTERM ends what it started, as a Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return work()
+    except KeyboardInterrupt:
+        raise RunError("interrupted; the same command goes on") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _overrides(argv: list[str]) -> list[str]:

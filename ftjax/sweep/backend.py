@@ -92,6 +92,13 @@ def make(kind: type[T], given: Mapping[str, str], on: str) -> T:
     return kind(**values)
 
 
+def environment(workdir: Path) -> dict[str, str]:
+    """Of a process of this machine: what one compiled serves the next (`compiled-<host>` in the sweep's folder)."""
+    compiled = workdir / f"compiled-{socket.gethostname()}"
+    env = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    return {**env, **os.environ}
+
+
 class Process(Protocol):
     """A child of this process, as subprocess.Popen."""
 
@@ -125,10 +132,7 @@ class LocalJob:
 
 @dataclasses.dataclass
 class Local:
-    """Processes of this machine, each in a session of its own: a Ctrl-C reaches them through the sweep.
-
-    What one trial compiled serves the next of the same shapes (`compiled-<host>` in the sweep's folder).
-    """
+    """Processes of this machine, each in a session of its own: a Ctrl-C reaches them through the sweep."""
 
     gpus: int = 0  # of each trial, which then sees no others; 0: each sees all devices
     name: ClassVar = "local"
@@ -160,9 +164,7 @@ class Local:
     def start(self, run: Run, log: Path, group: int) -> Process:
         """The process of a trial on a group of devices."""
         command = [sys.executable, "-m", "ftjax", "train", *run.flags]
-        compiled = run.folder.parents[1] / f"compiled-{socket.gethostname()}"
-        env = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-        env |= os.environ
+        env = environment(run.folder.parents[1])
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(str(group * self.gpus + n) for n in range(self.gpus))
         apart: Any = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ftjax.sweep.attempt import FREE, Attempt, read_attempts
-from ftjax.sweep.trial import Run
+from ftjax.sweep.trial import PREPARED, Run
 
 State = Literal["done", "running", "queued", "stale", "failed", "waiting", "damaged"]
 NEEDED = {"metrics": dict, "best": dict, "steps": int, "commit": str | None}
@@ -70,9 +70,17 @@ def _result(run: Run) -> dict[str, Any]:
     if missing := {"metric", "value"} - result["best"].keys():
         raise ValueError(f"{path}: has no best {', '.join(missing)}")
     theirs = {k: v for k, v in _flat(config) if not k.startswith("mesh.")}
-    if wrong := sorted(k for k in theirs.keys() | run.config.keys() if theirs.get(k) != run.config.get(k)):
+    if wrong := sorted(k for k in theirs.keys() | run.config.keys() if not _same(theirs.get(k), run.config.get(k))):
         raise ValueError(f"{run.folder}/config.json is of another config: {', '.join(wrong)} differ")
     return result
+
+
+def _same(theirs: Any, ours: Any) -> bool:
+    """Whether a run's field is the trial's, wherever the sweep was when it ran."""
+    if not isinstance(ours, str) or PREPARED not in ours:
+        return theirs == ours
+    before, _, after = ours.partition(PREPARED)
+    return isinstance(theirs, str) and theirs.startswith(before) and theirs.endswith(f"prepared{after}")
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

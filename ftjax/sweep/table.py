@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftjax.errors import UserError
+from ftjax.sweep.prepare import prepared_by
 from ftjax.sweep.record import Record, curve
 from ftjax.sweep.render import html_table, latex_table, page, svg, text_table
 from ftjax.sweep.trial import columns
@@ -68,10 +69,10 @@ def make_table(sweep: Sweep, records: Sequence[Record]) -> Table:
 
 def _values(sweep: Sweep, record: Record) -> list[float | None]:
     metrics, result = sweep.experiment.metrics, record.result
-    if wrong := [name for name in metrics if name not in result["metrics"]]:
+    if wrong := [name for name in metrics.values() if name not in result["metrics"]]:
         there = ", ".join(result["metrics"])
         raise UserError(f"{sweep.experiment.path}: metrics: {record.run.label} has no {wrong[0]} (there are {there})")
-    found = [result["metrics"][name] for name in metrics] or [result["best"]["value"]]
+    found = [result["metrics"][name] for name in metrics.values()] or [result["best"]["value"]]
     return [None if value is None else value * (100 if sweep.experiment.percent else 1) for value in found]
 
 
@@ -117,13 +118,14 @@ def facts(table: Table, now: str | None) -> list[str]:
     mismatch = f"; not all by the code as it is now, {now}" if done and set(commits) != {str(now)} else ""
     experiment, seeds = table.sweep.experiment, sorted({r.run.trial.seed for r in table.records})
     seconds = sum((a.ended or a.started) - a.started for a in attempts)
-    what = f"Final {', '.join(experiment.metrics)}"
+    what = f"Final {', '.join(experiment.metrics.values())}"
     if not experiment.metrics:
         names = sorted({r.result["best"]["metric"] for r in done})
         what = f"{(', '.join(names) or 'Main metric').capitalize()} at each run's best evaluation"
     return [
         f"`{table.sweep.command}`",
-        f"Seeds {', '.join(map(str, seeds))}; {len(done)} of {len(table.records)} runs done; commit {code}{mismatch}.",
+        f"Seeds {', '.join(map(str, seeds))}; {len(done)} of {len(table.records)} runs done; commit {code}{mismatch}."
+        + (f" Prepared by commit {prepared}." if (prepared := prepared_by(table.sweep)) else ""),
         f"Machine: {', '.join(sorted({a.machine for a in attempts})) or 'none yet'}; {seconds:.0f} s in all processes, "
         "start-up and compilation included.",
         f"{what}{', in %' if experiment.percent else ''}: mean ± standard deviation over seeds (number of runs).",
@@ -182,7 +184,9 @@ def charts(table: Table) -> list[str]:
     """For each row of the table its loss and metrics over steps: a curve a column, the mean over the seeds at the steps
     that all have; the paper's curves over them."""
     done = [r for r in table.records if r.state == "done"]
-    metrics = table.sweep.experiment.metrics or tuple(dict.fromkeys(r.result["best"]["metric"] for r in done))
+    metrics = tuple(table.sweep.experiment.metrics.values()) or tuple(
+        dict.fromkeys(r.result["best"]["metric"] for r in done)
+    )
     out = []
     for row in table.rows:
         for name in ("train/loss", *(f"eval/{metric}" for metric in metrics)):

@@ -23,13 +23,17 @@ from ftjax.train.fields import leaves
 ASSETS = Path(ftjax.__file__).parent / "assets"
 SHIPPED = tuple(folder.name for folder in ASSETS.iterdir() if folder.is_dir())
 SCALES = ("nano", "small", "paper")
+PREPARED = "{prepared}"  # in a trial's field: the folder of what the experiment prepares
 PIECE = 1 << 20  # bytes of a file's head and of its tail that its digest reads
 
 Cells = Mapping[tuple[str, str], float]  # (row, column) -> value
 
 
 class Trial(NamedTuple):
-    """One run of a table's cell: the axes of its config, and fields that differ from their defaults."""
+    """One run of a table's cell: the axes of its config, and fields that differ from their defaults.
+
+    A field's text may hold `{prepared}`, the folder of what the experiment's `prepare` makes.
+    """
 
     row: str
     column: str
@@ -39,24 +43,29 @@ class Trial(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What an experiment's file says; all but the docstring and `trials` have defaults.
+    """What an experiment's file says of a scale; all but the docstring and `trials` have defaults.
 
-    metrics: names of the final metrics that make a column each; where empty, the main one at its best evaluation.
+    metrics: {title: name} of the final metrics that make a column each; where empty, the main one at its best
+      evaluation. The file has this, or a tuple of names, or a function of the scale that gives one of them.
     percent: values are shown times 100. A paper's numbers and curves are by name, and as they are to be shown.
+    prepare: (scale, folder, fields that the sweep sets) makes what trials read under `{prepared}`, once; called again
+      after an interruption, it should go on.
     """
 
     path: str
     doc: str
     trials: Callable[[str], list[Trial]]
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, str]
     percent: bool
     paper: Mapping[str, Cells]  # what was measured, by whom -> cells
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]  # 'eval/accuracy' -> {name: points}
     render: Callable[..., str]  # records -> Markdown below the table
+    prepare: Callable[[str, Path, Mapping[str, Any]], None] | None = None
 
 
 class Run(NamedTuple):
-    """A trial with its command line (the flags of `ftjax train`), resolved config (path -> value) and folder."""
+    """A trial with its command line (the flags of `ftjax train`), resolved config (path -> value; `{prepared}` stays,
+    for where the sweep is does not matter) and folder."""
 
     trial: Trial
     flags: tuple[str, ...]
@@ -69,8 +78,13 @@ class Run(NamedTuple):
         return ", ".join(filter(None, (self.trial.row, self.trial.column, f"seed {self.trial.seed}")))
 
 
-def load_experiment(path: str) -> Experiment:
-    """The experiment in a Python file.
+def prepared_in(workdir: Path) -> Path:
+    """Where a sweep's experiment prepares."""
+    return workdir / "prepared"
+
+
+def load_experiment(path: str, scale: str) -> Experiment:
+    """The experiment in a Python file, at a scale.
 
     Raises:
       UserError: no such file, one that cannot be imported, or without trials(scale).
@@ -81,9 +95,12 @@ def load_experiment(path: str) -> Experiment:
     get: Callable[[str, Any], Any] = lambda name, default: getattr(module, name, default)  # noqa: E731
     if not callable(get("trials", None)):
         raise UserError(f"{path}: has no function trials(scale) that gives a list of Trial")
+    given = get("metrics", ())
+    metrics: Any = given(scale) if callable(given) else given
     return Experiment(
-        path, (module.__doc__ or path).strip(), module.trials, get("metrics", ()), get("percent", False),
-        get("paper", {}), get("curves", {}), get("render", lambda records: ""),
+        path, (module.__doc__ or path).strip(), module.trials,
+        metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}, get("percent", False),
+        get("paper", {}), get("curves", {}), get("render", lambda records: ""), get("prepare", None),
     )  # fmt: skip
 
 
@@ -131,7 +148,7 @@ def make_runs(
         raise UserError(f"{experiment.path}: trials({scale!r}): {_where(error, experiment.path)}") from error
     if not trials:
         raise UserError(f"{experiment.path}: has no trials at scale {scale}")
-    runs, seen = [], set()
+    runs, seen, prepared = [], set(), prepared_in(workdir)
     for trial in trials:
         key = (trial.row, trial.column, trial.seed)
         if key in seen:
@@ -139,11 +156,14 @@ def make_runs(
         seen.add(key)
         fields = {**trial.fields, "seed": trial.seed}
         told = [f"--config={config_file}:{trial.axes}", *(f"--config.{k}={v}" for k, v in fields.items()), *overrides]
+        if experiment.prepare is None and any(PREPARED in flag for flag in told):
+            raise UserError(f"{experiment.path}: {key[0]}, {key[1]}: {PREPARED}, but the file has no prepare()")
         try:
             config = plain(resolve(told))
         except UserError as error:
             raise UserError(f"{experiment.path}: {key[0]}, {key[1]}: {error}") from None
-        folder = workdir / identity(config, digests) / f"seed{config['seed']}"
+        told = [flag.replace(PREPARED, str(prepared)) for flag in told]
+        folder = workdir / identity(config, digests, prepared) / f"seed{config['seed']}"
         if any(run.folder == folder and run.trial[:2] == key[:2] for run in runs):
             raise UserError(f"{experiment.path}: {key[0]}, {key[1]}: two seeds are one run; give no --config.seed")
         runs.append(Run(trial, (*told, f"--workdir={folder}"), config, folder))
@@ -151,9 +171,9 @@ def make_runs(
     return runs
 
 
-def columns(trial: Trial, metrics: Sequence[str]) -> list[str]:
+def columns(trial: Trial, metrics: Mapping[str, str]) -> list[str]:
     """The columns that a trial has a value for: its own or, where the experiment names several metrics, one each."""
-    return [f"{trial.column} {name}".strip() for name in metrics] if len(metrics) > 1 else [trial.column]
+    return [f"{trial.column} {title}".strip() for title in metrics] if len(metrics) > 1 else [trial.column]
 
 
 def _check_paper(experiment: Experiment, cells: set[tuple[str, str]]) -> None:
@@ -186,11 +206,13 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(finite({k: v for k, v in leaves(config) if not k.startswith("mesh.")})))
 
 
-def identity(config: Mapping[str, Any], digests: Mapping[str, str] | None = None) -> str:
+def identity(
+    config: Mapping[str, Any], digests: Mapping[str, str] | None = None, prepared: Path = Path(PREPARED)
+) -> str:
     """Twelve hex digits of a resolved config, the seed apart, and of the content of the local data and models that
-    it names (of a hub id, its name alone)."""
+    it names (of a hub id, its name alone), some of which may be under `prepared`."""
     content = {field: found for field, path in local_paths(config).items()
-               if (found := digest(path) if digests is None else digests.get(path))}  # fmt: skip
+               if (found := digest_of(path, prepared) if digests is None else digests.get(path))}  # fmt: skip
     known = {"config": {k: v for k, v in config.items() if k != "seed"}, "content": content}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -199,6 +221,11 @@ def local_paths(config: Mapping[str, Any]) -> dict[str, str]:
     """{field: its text} of the fields that may name a file, a directory or a shipped model: all but axis names."""
     texts = {k: v for k, v in config.items() if isinstance(v, str) and v}
     return {field: text for field, text in texts.items() if not field.endswith(".name")}
+
+
+def digest_of(path: str, prepared: Path) -> str:
+    """The `digest` of what a config's text names."""
+    return digest(path.replace(PREPARED, str(prepared)))
 
 
 @functools.cache

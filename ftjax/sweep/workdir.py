@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ftjax.errors import UserError
 from ftjax.files import write_json
-from ftjax.sweep.trial import Experiment, Run, digest, load_experiment, local_paths, make_runs
+from ftjax.sweep.trial import Experiment, Run, digest_of, load_experiment, local_paths, make_runs, prepared_in
 
 ASKED = ("experiment", "scale", "config", "overrides")
 
@@ -22,6 +22,11 @@ class Sweep(NamedTuple):
     runs: list[Run]
 
     @property
+    def prepared(self) -> Path:
+        """The folder of what the experiment prepares."""
+        return prepared_in(self.workdir)
+
+    @property
     def command(self) -> str:
         """What runs it; of absolute paths the last part."""
         short = [f"{name}={Path(value).name if Path(value).is_absolute() else value}" for name, _, value in
@@ -30,7 +35,7 @@ class Sweep(NamedTuple):
 
     def strays(self) -> list[Path]:
         """Folders of runs that are no trial of the experiment as it is now."""
-        there = {file.parent for file in self.workdir.glob("*/seed*/config.json")}
+        there = {file.parent for file in self.workdir.glob("*/seed*/config.json") if self.prepared not in file.parents}
         return sorted(there - {run.folder for run in self.runs})
 
 
@@ -45,7 +50,7 @@ def plan(experiment: str, scale: str, config: str, overrides: Sequence[str], wor
         theirs = _read(workdir)
         if wrong := [f"{k}={theirs[k]} there, {v} now" for k, v in asked.items() if theirs[k] != v]:
             raise UserError(f"{workdir} is another sweep's: {'; '.join(wrong)}; take another --workdir")
-    found = load_experiment(experiment)
+    found = load_experiment(experiment, scale)
     return Sweep(found, scale, tuple(overrides), workdir, make_runs(found, scale, config, overrides, workdir))
 
 
@@ -56,7 +61,7 @@ def claim(sweep: Sweep, config: str) -> None:
       UserError: a folder that cannot be written to.
     """
     paths = {path for run in sweep.runs for path in local_paths(run.config).values()}
-    digests = {path: found for path in sorted(paths) if (found := digest(path))}
+    digests = {path: found for path in sorted(paths) if (found := digest_of(path, sweep.prepared))}
     asked = (sweep.experiment.path, sweep.scale, config, list(sweep.overrides))
     try:
         sweep.workdir.mkdir(parents=True, exist_ok=True)
@@ -73,7 +78,7 @@ def open_sweep(workdir: Path) -> Sweep:
     """
     asked = _read(workdir)
     experiment, scale, config, overrides = (asked[name] for name in ASKED)
-    found = load_experiment(experiment)
+    found = load_experiment(experiment, scale)
     runs = make_runs(found, scale, config, overrides, workdir, asked["digests"])
     return Sweep(found, scale, tuple(overrides), workdir, runs)
 

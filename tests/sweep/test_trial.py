@@ -12,7 +12,7 @@ CONFIG = "configs/default.py"
 
 
 def runs(path, *overrides, scale="nano", workdir=None, digests=None):
-    return make_runs(load_experiment(str(path)), scale, CONFIG, overrides, workdir, digests)
+    return make_runs(load_experiment(str(path), scale), scale, CONFIG, overrides, workdir, digests)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -26,6 +26,23 @@ def test_shipped_experiments_say_on_the_command_line_what_their_fields_say(name,
         config = get_config(run.trial.axes)
         config.update_from_flattened_dict({**run.trial.fields, "seed": run.trial.seed})
         assert run.config == plain(config)
+
+
+@pytest.mark.parametrize("scale", ["nano", "small"])
+@pytest.mark.parametrize(("name", "count"), [("kim_rush", 5), ("hinton", 6)])
+def test_shipped_experiments_that_prepare(name, count, scale, tmp_path):
+    made = runs(f"experiments/{name}.py", scale=scale, workdir=tmp_path)
+    assert len(made) == 3 * count == len({run.folder for run in made})
+    assert {run.trial.seed for run in made} == {0, 1, 2}
+    for run in made:
+        config = get_config(run.trial.axes)
+        config.update_from_flattened_dict({**run.trial.fields, "seed": run.trial.seed})
+        assert run.config == plain(config)
+        read = [flag for flag in run.flags[:-1] if str(tmp_path) in flag]
+        assert bool(read) == ("distill=" in run.trial.axes and "distill=none" not in run.trial.axes)
+        assert all(f"={tmp_path}/prepared/" in flag for flag in read) and not any("{" in flag for flag in run.flags)
+    with pytest.raises(UserError, match="no trials at scale paper"):
+        runs(f"experiments/{name}.py", scale="paper", workdir=tmp_path)
 
 
 def test_equal_budget_is_equal(tmp_path):
@@ -116,4 +133,4 @@ def test_bad_experiments(write, tmp_path, old, new, words):
 def test_no_such_experiment(tmp_path):
     for path in ("nowhere.py", str(tmp_path), "README.md"):
         with pytest.raises(UserError, match="no such experiment"):
-            load_experiment(path)
+            load_experiment(path, "nano")
