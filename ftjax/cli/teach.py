@@ -7,6 +7,19 @@ has the teacher answer the prompts of the training split. Each prompt with its a
 these FILE.jsonl gets what is chosen: a row has `prompt`, `completion`, `score`, `references`.
 `--config.distill.corpus=FILE.jsonl` trains on it. Another choice of the same answers (--hypotheses) costs no decoding.
 
+A critic says how likely an answer is acceptable: `--critic=RUN|MODEL` adds that to the rows as `critic`, to keep by
+(`--keep=critic:0.9`) or to choose by (`--choose=augmented`). It is a classifier of pairs, trained on rows with
+`prompt`, `completion`, `valid` (true or false): those of `--choose=all` with what a person says of them, or with what a
+check does, `--labelled=reference`:
+
+    ftjax train --config=configs/default.py:model=MODEL,task=classification,method=full --workdir=RUN
+        --config.task.files.train=FILE.jsonl --config.task.files.validation=FILE.jsonl
+        --config.task.columns.text=prompt --config.task.columns.text_pair=completion --config.task.columns.label=valid
+
+Its class of what is wanted is `true`, or what --acceptable names. With --labelled, quality against quantity by score
+and by critic goes to FILE.jsonl.curve.json, and a threshold can be the one that leaves a share of the valid answers:
+`--keep=critic:recall=0.8`.
+
 The same command goes on where a killed one stopped.
 """
 
@@ -25,8 +38,8 @@ from ftjax.files import write_json, write_rows
 
 CACHE = ("temperatures", "dtype")  # flags of the one output and of the other
 TEXT = (
-    "hypotheses", "choose", "characters", "keep", "batch_size", "max_new_tokens", "stop", "seed", "early_stopping",
-    "beam_rule", *(name for name in HELP if name != "top_k"),
+    "hypotheses", "choose", "characters", "keep", "critic", "acceptable", "labelled", "batch_size", "max_new_tokens",
+    "stop", "seed", "early_stopping", "beam_rule", *(name for name in HELP if name != "top_k"),
 )  # fmt: skip
 STORED = 64  # tokens of a label
 
@@ -48,13 +61,21 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_string("hypotheses", None, "where the answers are, or go", flag_values=values)
     flags.DEFINE_enum(
-        "choose", "score", ["score", "reference", "all"],
-        "of a prompt's answers: the teacher's best, the one closest to a reference by BLEU, or all", flag_values=values,
+        "choose", "score", ["score", "augmented", "reference", "all"],
+        "of a prompt's answers: the teacher's best, the best by its probability times the critic's, the one closest to"
+        " a reference by BLEU, or all", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool("characters", False, "closest by letters, not words", flag_values=values)
     flags.DEFINE_multi_string(
-        "keep", [], "only answers that are: reference, sql, json, json:FIELD,FIELD, pattern:REGEX, score:LEAST",
+        "keep", [], "only answers that are: reference, sql, json, json:FIELD,FIELD, pattern:REGEX, score:LEAST,"
+        " critic:LEAST, or of either the share of --labelled valid ones that is to be left, critic:recall=SHARE",
         flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string("critic", None, "a classifier of prompt and answer, a run or a model", flag_values=values)
+    flags.DEFINE_string("acceptable", "true", "its class of the answers that are wanted", flag_values=values)
+    flags.DEFINE_string(
+        "labelled", None, "what is valid: a .jsonl with prompt, completion, valid; or of the answers themselves what is"
+        " reference, sql, json, json:FIELD,FIELD, pattern:REGEX", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
         "max_new_tokens", None, "by default, as the longest reference has", lower_bound=1, flag_values=values
@@ -106,7 +127,7 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
     from ftjax.train.teacher import is_run
 
     get: Any = lambda name: values[name].value  # noqa: E731
-    keep = [(what, sequence.verifier(what, "--keep")) for what in get("keep")]
+    judge = _judge(f, values)
     task = get_task(f)
     if not get_kind(f, task).writes or task.chunked:
         raise UserError(f"task.name={f.task.name}: has no prompts and answers here; --sequences needs some")
@@ -134,16 +155,44 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
             answer = answer_in(setting, record["completion"], one.example)
             records.append({**record, "completion": one.lead + answer})
     total = len(records)
-    for what, right in [("", lambda record: bool(record["completion"].strip())), *keep]:
-        records = sequence.keep(records, right, f"--keep={what}" if what else "answers with text")
+    records = sequence.keep(records, lambda record: bool(record["completion"].strip()), "answers with text")
+    records, least, curve = judge(records)
     if get("choose") != "all":
-        by = sequence.by_score if get("choose") == "score" else sequence.closeness(get("characters"))
-        records = sequence.best(records, by)
+        records = sequence.best(records, {
+            "score": sequence.by_score, "augmented": sequence.augmented,
+            "reference": sequence.closeness(get("characters")),
+        }[get("choose")])  # fmt: skip
     write_json(output.with_name(f"{output.name}.options.json"), {
-        **made, "choose": get("choose"), "characters": get("characters"), "keep": get("keep"), "rows": len(records),
+        **made, "choose": get("choose"), "characters": get("characters"), "keep": get("keep"), "least": least,
+        "labelled": get("labelled"), "critic": get("critic"), "rows": len(records),
+        **({"critic_weights": judge.critic.key, "acceptable": get("acceptable")} if judge.critic else {}),
     })  # fmt: skip
+    known = output.with_name(f"{output.name}.curve.json")
+    if curve:
+        write_json(known, curve)
+    else:
+        known.unlink(missing_ok=True)  # of another command
     write_rows(output, records)
     print(f"{output}: {len(records):,} rows of {len(rows):,} prompts and {total:,} answers")
+
+
+def _judge(f: Any, values: flags.FlagValues) -> Any:
+    """What tells good answers from bad, checked before anything is decoded."""
+    from ftjax.kinds import require
+    from ftjax.parallel.mesh import make_mesh
+    from ftjax.train.critic import load_critic
+    from ftjax.train.judge import make_judge
+
+    get: Any = lambda name: values[name].value  # noqa: E731
+    if not get("critic"):
+        if values["acceptable"].present or get("choose") == "augmented":
+            raise UserError("--acceptable and --choose=augmented are of a critic; give --critic=RUN|MODEL")
+    elif get("choose") == "augmented" and get("num_beams") > 1 and get("length_penalty"):
+        raise UserError("--choose=augmented: scores of beams are log-probabilities with --length_penalty=0; give it")
+    require("eval_batch_size", f.eval_batch_size, f.eval_batch_size >= 1, "1 or more")
+    mesh = make_mesh(f.mesh)
+    critic = load_critic(get("critic"), get("acceptable"), mesh) if get("critic") else None
+    return make_judge(get("keep"), critic, get("labelled") or "", f.eval_batch_size, mesh)
 
 
 def _answers(

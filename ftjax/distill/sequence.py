@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlglot
@@ -45,12 +45,40 @@ def read_corpus(path: str | Path, eos: str, limit: int, bad: BadRows) -> tuple[l
     return texts, where
 
 
+def read_labelled(path: str | Path) -> list[Record]:
+    """The rows of a file that say of a `prompt` and its `completion` whether it is `valid`; `score`, where they have
+    one, as in `hypotheses`.
+
+    Raises:
+      UserError: as `read_rows`; a row without one of the three, or whose `valid` is neither true nor false (1, 0).
+    """
+    values = {"true": True, "1": True, "false": False, "0": False}
+    records = []
+    for row in read_rows(path, ("prompt", "completion", "valid")):
+        for name in ("prompt", "completion"):
+            if not isinstance(row.get(name), str) or not row[name].strip():
+                raise UserError(f"{place(row)}: no text under '{name}'; a labelled row has prompt, completion, valid")
+        if (valid := values.get(str(row.get("valid")).strip().lower())) is None:
+            raise UserError(f"{place(row)}: valid is {row.get('valid')!r:.40}; write true or false")
+        score = {"score": _score(row["score"], place(row))} if "score" in row else {}
+        records.append({**row, "valid": valid, **score})
+    return records
+
+
+def _score(value: Any, where: str = "") -> float:
+    """Null, as JSON has it, is -inf."""
+    try:
+        return -math.inf if value is None else float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: score is {value!r:.40}, no number") from None
+
+
 def hypotheses(record: Record) -> list[Record]:
     """A record for each continuation, in order, with its `completion` and `score` (null, as JSON has it, is -inf), and
     what else the row had."""
     rest = {name: value for name, value in record.items() if name not in ("continuations", "scores", "tokens")}
     pairs = zip(record["continuations"], record["scores"], strict=True)
-    return [{**rest, "completion": text, "score": -math.inf if score is None else score} for text, score in pairs]
+    return [{**rest, "completion": text, "score": _score(score)} for text, score in pairs]
 
 
 def best(records: Sequence[Record], rate: Rate) -> list[Record]:
@@ -110,17 +138,17 @@ def threshold(ratings: Sequence[float], valid: Sequence[bool], recall: float) ->
     Raises:
       UserError: a recall outside (0, 1], or nothing valid.
     """
-    if not 0 < recall <= 1:
-        raise UserError(f"recall={recall}: give a share above 0, up to 1")
+    _check_recall(recall)
     good = np.sort(np.asarray(ratings, np.float64)[np.asarray(valid, bool)])[::-1]
     if not len(good):
         raise UserError(f"none of {len(ratings)} labelled records is valid; label some that are")
     return float(good[math.ceil(recall * len(good) - 1e-9) - 1])
 
 
-def quality_curve(ratings: Sequence[float], valid: Sequence[bool]) -> list[dict[str, float]]:
+def quality_curve(ratings: Sequence[float], valid: Sequence[bool], most: int = 200) -> list[dict[str, float]]:
     """Quality against quantity over labelled records `[n]`: for each `threshold` from the highest, what share is
-    `kept`, the share of valid ones in it (`precision`), and of the valid ones (`recall`).
+    `kept`, the share of valid ones in it (`precision`), and of the valid ones (`recall`). Of more than `most` different
+    thresholds so many, evenly over them, the first and the last among them.
 
     Raises:
       UserError: nothing valid.
@@ -129,10 +157,54 @@ def quality_curve(ratings: Sequence[float], valid: Sequence[bool]) -> list[dict[
     if not good.any():
         raise UserError(f"none of {len(rated)} labelled records is valid; label some that are")
     order = np.argsort(-rated, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(rated[order]) != 0, True))  # of each rating
+    last = np.flatnonzero(np.append(rated[order][1:] != rated[order][:-1], True))  # of each rating
+    last = last[np.unique(np.linspace(0, len(last) - 1, min(most, len(last))).round().astype(int))]
     kept, hits = last + 1, np.cumsum(good[order])[last]
     columns = rated[order][last], kept / len(rated), hits / kept, hits / good.sum()
     return [dict(zip(("threshold", "kept", "precision", "recall"), map(float, row))) for row in zip(*columns)]
+
+
+class Least(NamedTuple):
+    """What keeps answers by a rating, `score` or `critic`: its least value, or the recall that is to be left."""
+
+    rating: str
+    value: float
+    by_recall: bool
+
+    def over(self, labelled: Sequence[Record]) -> float:
+        """The least value; where it goes by recall, the `threshold` of labelled records."""
+        if not self.by_recall:
+            return self.value
+        return threshold([record[self.rating] for record in labelled], [r["valid"] for r in labelled], self.value)
+
+
+def least(what: str, field: str) -> Least | None:
+    """`score:LEAST`, `critic:LEAST`, or of either `critic:recall=SHARE`; None where it begins with neither.
+
+    Raises:
+      UserError: another thing after the colon; `field` is where it was given.
+    """
+    rating, _, rest = what.partition(":")
+    if rating not in ("score", "critic"):
+        return None
+    by_recall = rest.startswith("recall=")
+    try:
+        value = float(rest.removeprefix("recall="))
+    except ValueError:
+        raise UserError(f"{field}={what}: give {rating}:LEAST, a number, or {rating}:recall=SHARE") from None
+    if by_recall:
+        _check_recall(value)
+    return Least(rating, value, by_recall)
+
+
+def at_least(rating: str, value: float) -> Verifier:
+    """Whether a record's rating is `value` or more."""
+    return lambda record: record[rating] >= value
+
+
+def _check_recall(recall: float) -> None:
+    if not 0 < recall <= 1:
+        raise UserError(f"recall={recall}: give a share above 0, up to 1")
 
 
 def verifier(what: str, field: str) -> Verifier:
@@ -150,13 +222,7 @@ def verifier(what: str, field: str) -> Verifier:
         return is_json(rest.split(",") if rest else ())
     if name == "pattern" and rest:
         return matches_pattern(rest)
-    try:
-        least = float(rest if name == "score" else "")
-    except ValueError:
-        raise UserError(
-            f"{field}={what}: give reference, sql, json, json:FIELD,FIELD, pattern:REGEX or score:LEAST"
-        ) from None
-    return lambda record: record["score"] >= least
+    raise UserError(f"{field}={what}: give reference, sql, json, json:FIELD,FIELD or pattern:REGEX")
 
 
 def matches_reference(record: Record) -> bool:

@@ -23,6 +23,7 @@ def folder(make, tmp_path_factory):
     tokenizer = train_tokenizer("byte_bpe", [root / "text.txt"], 280)
     size = dict(vocab_size=len(tokenizer), max_positions=40)
     models = {"student": make("gpt2", **size), "teacher": make("llama", **size, num_layers=3, hidden_size=24)}
+    models["critic"] = make("gpt2", **size, head="classification", num_classes=2, pooling="last", classifier_bias=False)
     for name, made in models.items():
         ftjax.save(root / name, made.model, made.params, extra={"eos_token_id": tokenizer.eos_token_id})
         tokenizer.save_pretrained(root / name)
@@ -185,6 +186,44 @@ def test_which_answers_are_chosen_and_kept(corpus, tmp_path, monkeypatch):
     assert made("--choose=all", "--keep=pattern:.*zzz", "--keep=score:-1") == [(" zzz zzz", -1.0)] * 8
     code, _, err, _ = corpus("c", *BEAMS, f"--hypotheses={file}", "--keep=sql")
     assert code == 2 and "--keep=sql: none of 16 records passes" in err[0] and not (tmp_path / "c.jsonl").exists()
+
+
+def test_a_critic_rates_chooses_and_is_measured(corpus, folder, tmp_path):
+    """The best by p(y | x) A(x, y) of all answers, thresholds by recall, and the curves that they are read from."""
+    plain = (*BEAMS, "--length_penalty=0", f"--hypotheses={tmp_path / 'h.jsonl'}")
+    flags = (*plain, f"--critic={folder / 'critic'}", "--acceptable=LABEL_1")
+    code, _, err, _ = corpus("all", *flags, "--choose=all")
+    assert code == 0, err
+    answers = rows(tmp_path / "all.jsonl")
+    assert all(0 < row["critic"] < 1 for row in answers) and not (tmp_path / "all.jsonl.curve.json").exists()
+    said = json.loads((tmp_path / "all.jsonl.options.json").read_text())
+    assert said["acceptable"] == "LABEL_1" and len(said["critic_weights"]) == 64
+
+    labelled = [{**row, "valid": i % 4 == 0} for i, row in enumerate(answers)]
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    known = f"--labelled={tmp_path / 'labelled.jsonl'}"
+    code, _, err, _ = corpus("best", *flags, known, "--choose=augmented", "--keep=critic:recall=0.5")
+    assert code == 0, err
+    least = sequence.threshold([row["critic"] for row in labelled], [row["valid"] for row in labelled], 0.5)
+    left = [row for row in answers if row["critic"] >= least]
+    assert rows(tmp_path / "best.jsonl") == sequence.best(left, sequence.augmented)
+    said = json.loads((tmp_path / "best.jsonl.options.json").read_text())
+    assert said["least"] == {"critic:recall=0.5": least} and said["choose"] == "augmented"
+    curve = json.loads((tmp_path / "best.jsonl.curve.json").read_text())
+    assert curve["labelled"] == len(answers) and curve["score"][-1]["kept"] == curve["critic"][-1]["recall"] == 1
+
+    code, _, err, _ = corpus("best", *plain, known, "--choose=all", "--keep=score:recall=0.5")
+    assert code == 0 and "critic" not in rows(tmp_path / "best.jsonl")[0], err
+    for wrong, words in (
+        ((*plain, "--choose=augmented"), "give --critic"),
+        ((*plain, "--acceptable=good"), "give --critic"),
+        ((*flags, "--length_penalty=1", "--choose=augmented"), "with --length_penalty=0"),
+        ((*plain, "--keep=critic:0.5"), "rated by whom"),
+        ((*flags, "--acceptable=good"), "LABEL_0, LABEL_1"),
+        ((*plain, "--labelled=nowhere"), "nowhere: no such file"),
+    ):
+        code, _, err, _ = corpus("wrong", *wrong)
+        assert code == 2 and len(err) == 1 and words in err[0], err
 
 
 def test_draws_for_shots_by_a_teacher_of_other_tokens(corpus, tmp_path):

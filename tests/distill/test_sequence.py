@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -80,6 +81,20 @@ def test_wrong_recalls():
         sequence.quality_curve([1], [False])
 
 
+def test_ratings_by_name():
+    assert sequence.least("score:-1.5", "--keep") == ("score", -1.5, False)
+    by_recall = sequence.least("critic:recall=0.5", "--keep")
+    labelled = [{"critic": 0.1 * i, "valid": i % 2 == 0} for i in range(6)]
+    assert by_recall is not None and by_recall.over(labelled) == 0.2 and sequence.least("sql", "--keep") is None
+    assert sequence.at_least("critic", 0.2)(labelled[2]) and not sequence.at_least("critic", 0.2)(labelled[1])
+
+
+def test_a_curve_of_few_points():
+    curve = sequence.quality_curve([-float("inf"), -float("inf"), *range(1000)], [True, *[False] * 1001], most=5)
+    assert len(curve) == 5 and (curve[0]["threshold"], curve[-1]["threshold"]) == (999, -float("inf"))
+    assert curve[-1] == {"threshold": -float("inf"), "kept": 1, "precision": pytest.approx(1 / 1002), "recall": 1}
+
+
 def test_filters():
     some = [said("a", references=[" a"]), said("b", references=["c"])]
     assert sequence.keep(some, sequence.matches_reference, "exact match") == some[:1]
@@ -121,3 +136,18 @@ def test_queries(text, right):
 def test_json(text, right, with_fields):
     assert sequence.is_json()(said(text)) is right
     assert sequence.is_json(("a", "b"))(said(text)) is with_fields
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "a", "completion": "b"}, "valid is None; write true or false"),
+        ({"prompt": "a", "completion": "b", "valid": 0.5}, "valid is 0.5"),
+        ({"prompt": "a", "completion": " ", "valid": True}, "no text under 'completion'"),
+        ({"prompt": "a", "completion": "b", "valid": True, "score": "x"}, "score is 'x', no number"),
+    ],
+)
+def test_wrong_labels(tmp_path, row, words):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=f"rows.jsonl:1: {words}"):
+        sequence.read_labelled(tmp_path / "rows.jsonl")

@@ -28,8 +28,11 @@ def test_shipped_experiments_say_on_the_command_line_what_their_fields_say(name,
         assert run.config == plain(config)
 
 
-@pytest.mark.parametrize("scale", ["nano", "small"])
-@pytest.mark.parametrize(("name", "count"), [("kim_rush", 5), ("hinton", 6)])
+@pytest.mark.parametrize(
+    ("name", "count", "scale"),
+    [("kim_rush", 5, "nano"), ("kim_rush", 5, "small"), ("hinton", 6, "nano"), ("hinton", 6, "small"),
+     ("symbolic_kd", 7, "nano")],
+)  # fmt: skip
 def test_shipped_experiments_that_prepare(name, count, scale, tmp_path):
     made = runs(f"experiments/{name}.py", scale=scale, workdir=tmp_path)
     assert len(made) == 3 * count == len({run.folder for run in made})
@@ -39,7 +42,8 @@ def test_shipped_experiments_that_prepare(name, count, scale, tmp_path):
         config.update_from_flattened_dict({**run.trial.fields, "seed": run.trial.seed})
         assert run.config == plain(config)
         read = [flag for flag in run.flags[:-1] if str(tmp_path) in flag]
-        assert bool(read) == ("distill=" in run.trial.axes and "distill=none" not in run.trial.axes)
+        taught = "distill=" in run.trial.axes and "distill=none" not in run.trial.axes
+        assert bool(read) == (taught or name == "symbolic_kd")  # whose names are prepared too
         assert all(f"={tmp_path}/prepared/" in flag for flag in read) and not any("{" in flag for flag in run.flags)
     with pytest.raises(UserError, match="no trials at scale paper"):
         runs(f"experiments/{name}.py", scale="paper", workdir=tmp_path)
