@@ -10,9 +10,9 @@
 
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
-- ftjax as it trains by default (packed rows), and transformers' `Trainer`, for LoRA on a PEFT model, at its best:
-  padding to the longest example of the batch, batches grouped by length, fused AdamW, all cores that the process may
-  use. Both pass once over the same random sample of E2E.
+- ftjax in six length buckets (on a CPU packed rows cost more than they save: `decompose`), and transformers' `Trainer`,
+  for LoRA on a PEFT model, at its best: padding to the longest example of the batch, batches grouped by length, fused
+  AdamW, all cores that the process may use. Both pass once over the same random sample of E2E.
 - LoRA has rank 4 on q and v in ftjax. PEFT can only adapt GPT-2's fused `c_attn`; its rank 4 there has exactly as many
   trainable parameters. PEFT's backward pass then needs the input of q, k and v alike, as ours does.
 - Each side runs in a fresh process, sides in turn, `--rounds` times. The first `--warmup` steps are left out, and so is

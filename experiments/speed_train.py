@@ -11,8 +11,10 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 LORA = {"rank": 4, "alpha": 8.0}
+KERNEL = "attention by jax.nn"
 
 
 def small_model(folder: Path, tokenizer_files: Path, seed: int) -> None:
@@ -32,12 +34,12 @@ def small_model(folder: Path, tokenizer_files: Path, seed: int) -> None:
 
 
 def ftjax_config(folder: Path, method: str, batch_size: int, seed: int) -> Any:
-    """The config of a run on the sample in `folder`."""
+    """The config of a run on the sample in `folder`, in length buckets: on a CPU the cheaper layout."""
     from configs import default
 
     config = default.get_config(f"model={folder / 'model'},task=e2e,method={method}")
     config.task.files.train = str(folder / "sample.jsonl")
-    config.batch_size, config.seed, config.model.dropout = batch_size, seed, 0.0
+    config.batch_size, config.seed, config.model.dropout, config.data.layout = batch_size, seed, 0.0, "buckets"
     if method == "lora":
         config.method.update(**LORA, targets=("q", "v"))
     return config
@@ -200,17 +202,27 @@ def logits_everywhere(model: Any) -> Any:
     return Objective(loss)
 
 
+def plain_attention(q: Any, k: Any, v: Any, mask: Any, *_: Any, **__: Any) -> tuple[Any, None]:
+    """What JAX has, in place of `ftjax.nn.attention.attend`."""
+    import jax
+
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla"), None
+
+
 def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[str, float]:
     """{what is switched off: time per token over that of ftjax as it is}."""
     import jax
 
+    from ftjax.nn import attention
+
     jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))  # rounds after the first read it
     variants: dict[str, tuple[dict, dict]] = {  # fields of the config, arguments of Run
         "as it is": ({}, {}),
-        "buckets, not packed": ({"data.layout": "buckets"}, {}),
+        "packed rows": ({"data.layout": "packed"}, {}),
+        "one length for all": ({"data.buckets": 1}, {}),
         "logits at every position": ({}, {"objective": logits_everywhere}),
         "layers in a scan": ({"model.scan_unroll": 1}, {}),
-        "layers unrolled": ({"model.scan_unroll": -1}, {}),
+        KERNEL: ({}, {}),
     }
     if method == "lora":
         variants["gradients of frozen parameters"] = ({}, {"every_gradient": True})
@@ -219,9 +231,11 @@ def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[s
         for name, (fields, options) in variants.items():
             config = ftjax_config(folder, method, args.batch_size, args.seed)
             config.update_from_flattened_dict(fields)
-            run = Run(config, **options)
-            shapes = {batch.length: batch for batch in run.plan}
-            run.steps(shapes.values())
+            attend = plain_attention if name == KERNEL else attention.attend
+            with patch.object(attention, "attend", attend):
+                run = Run(config, **options)
+                shapes = {batch.length: batch for batch in run.plan}
+                run.steps(shapes.values())
             seconds, _, tokens = run.steps(run.plan[turn * args.steps : (turn + 1) * args.steps])
             per_token[name].append(seconds / tokens)
     base = per_token["as it is"]

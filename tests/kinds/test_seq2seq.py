@@ -113,7 +113,9 @@ def test_what_each_side_reads(folder):
         encode_seq2seq([Text("a", "b</s>"), Text("a", " </s>")], tokenizer, start, Collector(9))
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+@pytest.mark.parametrize(
+    ("folder", "method"), [("t5", "full"), ("t5", "lora"), ("t5", "prompt"), ("bart", "full")], indirect=["folder"]
+)
 def test_a_run(folder, tmp_path, method):
     def config():
         return get_config(f"model={folder},task=lm,method={method}")
