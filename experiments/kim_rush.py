@@ -115,7 +115,7 @@ def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:
     recipe = RECIPES[scale]
     teacher = {**recipe.common, **_steps(recipe.teacher), "seed": 0, **fields}
     command("train", _axes(recipe, "none"), teacher, f"--workdir={folder / 'teacher'}")
-    asked = {name: value for name, value in {**recipe.common, **fields}.items() if name.startswith("task.")}
+    asked = {name: value for name, value in {**recipe.common, **fields}.items() if name.startswith(("task.", "data."))}
     for corpus, choose in ((BEST, ("--choose=score",)), (NEAREST, ("--choose=reference", *recipe.choice))):
         command(
             "teach", _axes(recipe, "sequence"), {**asked, "distill.teacher": folder / "teacher"}, "--sequences",

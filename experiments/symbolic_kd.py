@@ -132,9 +132,9 @@ def render(records: Sequence[Record]) -> str:
     valid = [row["valid"] for row in _rows(folder / "judged-valid.jsonl")]
     result = json.loads((folder / "critic-run" / "result.json").read_text())
     return "\n\n".join([
-        f"Of {len(valid)} answers about names that it was not trained on the critic is right about"
-        f" {100 * result['best']['value']:.1f}%; {100 * sum(valid) / len(valid):.1f}% of them are acceptable. The"
-        f" corpora, one answer a prompt, of which each student sees the first {SIZE:,}:",
+        f"Of {len(valid)} answers about names that it was not trained on, which chose its checkpoint, the critic is"
+        f" right about {100 * result['best']['value']:.1f}%; {100 * sum(valid) / len(valid):.1f}% of them are"
+        f" acceptable. The corpora, one answer a prompt, of which each student sees the first {SIZE:,}:",
         text_table(["corpus", "rows", "right, %", "of one answer, %"], corpora, left=1),
         f"Quality against quantity: of all {known['labelled']:,} answers, {100 * known['valid']:.1f}% of which are"
         " right, the share of right ones among those that are kept, and in brackets the share that is kept, in %. By"

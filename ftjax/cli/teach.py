@@ -34,7 +34,7 @@ from absl import flags
 from ftjax.cli.flags import define_config, read_config
 from ftjax.cli.generate import CHOICES, HELP, define_decoding, load, tokens_of
 from ftjax.errors import UserError
-from ftjax.files import write_json, write_rows
+from ftjax.files import check_other, write_json, write_rows
 
 CACHE = ("temperatures", "dtype")  # flags of the one output and of the other
 TEXT = (
@@ -90,7 +90,7 @@ def main(values: flags.FlagValues) -> None:
     f, text = Fields(read_config(values)[0]), values["sequences"].value
     if not values["output"].value:
         raise UserError("give --output, where it goes")
-    if f.distill.name == "none" or not f.distill.teacher:
+    if "teacher" not in f.distill or not f.distill.teacher:
         raise UserError("give the teacher: distill=token (or sequence) and --config.distill.teacher=RUN|MODEL")
     if astray := [f"--{name}" for name in (CACHE if text else TEXT) if values[name].present]:
         raise UserError(f"{', '.join(astray)}: not {'with' if text else 'without'} --sequences")
@@ -145,8 +145,9 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
             one.references.append(reference)
 
     file = Path(get("hypotheses") or output.with_name(f"{output.stem}.hypotheses.jsonl"))
-    if file == output:
-        raise UserError(f"--hypotheses={file}: give another file than --output")
+    read = [Path(path) for path in (get("labelled"), *f.task.files.to_dict().values()) if path]
+    for source, flag in [(file, "--output"), *((path, flag) for path in read for flag in ("--output", "--hypotheses"))]:
+        check_other(source, output if flag == "--output" else file, flag)
     made, rows = _answers(f, start, asked, values, file)
     records = []
     for row in rows:

@@ -61,7 +61,8 @@ def read_labelled(path: str | Path) -> list[Record]:
         if (valid := values.get(str(row.get("valid")).strip().lower())) is None:
             raise UserError(f"{place(row)}: valid is {row.get('valid')!r:.40}; write true or false")
         score = {"score": _score(row["score"], place(row))} if "score" in row else {}
-        records.append({**row, "valid": valid, **score})
+        rest = {name: value for name, value in row.items() if name != "critic"}  # another one's, it may be
+        records.append({**rest, "valid": valid, **score})
     return records
 
 

@@ -116,17 +116,16 @@ def run_layers(
         *both, out = block(*both, None if apart else xs[0], xs[0], shared or xs[1])
         return tuple(both), out
 
-    if remat:
-        body = jax.checkpoint(body, prevent_cse=unroll < 0)
     for a, b in pairwise(sorted(edges | set(range(n)) if apart else edges)):
         trees = {name: _take(spans, a, b) for name, spans in pieces.items()}
-        both = (carry, held[a] if apart else held)
-        if unroll < 0 or b - a == 1:
+        both, alone = (carry, held[a] if apart else held), unroll < 0 or b - a == 1
+        run = jax.checkpoint(body, prevent_cse=alone) if remat else body
+        if alone:
             for i, row in enumerate(_unstack(trees, b - a)):
-                both, out = body(both, (jnp.asarray(a + i), row))
+                both, out = run(both, (jnp.asarray(a + i), row))
                 outs.append(jax.tree.map(lambda x: x[None], out))
         else:
-            both, out = jax.lax.scan(body, both, (jnp.arange(a, b), trees), unroll=unroll)
+            both, out = jax.lax.scan(run, both, (jnp.arange(a, b), trees), unroll=unroll)
             outs.append(out)
         carry, new = both
         held = [*held[:a], new, *held[b:]] if apart else new

@@ -34,7 +34,7 @@ from ftjax.sweep.backend import environment
 from ftjax.sweep.trial import digest, load_experiment, plain, resolve
 from ftjax.sweep.workdir import Sweep
 
-DONE = "done.json"
+DONE, CONFIG = "done.json", "configs/default.py"
 GRACE = 30.0  # seconds from the first signal to the last
 
 
@@ -58,13 +58,11 @@ def is_prepared(sweep: Sweep) -> bool:
     """
     if sweep.experiment.prepare is None:
         return True
-    path = sweep.prepared / DONE
-    try:
-        theirs = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if other := [run for run in sweep.runs if not run.flags[0].startswith(f"--config={CONFIG}:")]:
+        raise UserError(f"{other[0].flags[0]}: what {sweep.experiment.path} prepares is by {CONFIG}; give no other")
+    path, theirs = sweep.prepared / DONE, _read_done(sweep)
+    if theirs is None:
         return False
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it to prepare again") from None
     ours = what(sweep.experiment.path, sweep.scale, told(sweep))
     if wrong := [name for name in ours if theirs.get(name) != ours[name]]:
         shown = [f"{name} {theirs.get(name)}" if name != "experiment" else f"{name}'s text" for name in wrong]
@@ -77,8 +75,22 @@ def is_prepared(sweep: Sweep) -> bool:
 
 def prepared_by(sweep: Sweep) -> str | None:
     """The commit of what is prepared; None where nothing is."""
+    done = _read_done(sweep)
+    return None if done is None else str(done.get("commit"))
+
+
+def _read_done(sweep: Sweep) -> dict[str, Any] | None:
+    """What a finished preparation said of itself; None where there is none."""
     path = sweep.prepared / DONE
-    return str(json.loads(path.read_text("utf-8"))["commit"]) if path.exists() else None
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it to prepare again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: cannot be read (no JSON object); remove it to prepare again")
+    return found
 
 
 def prepare(sweep: Sweep, say: Callable[[str], None] = print, pause: float = 0.5) -> None:

@@ -1,4 +1,5 @@
-"""Throughput of the steps alone: neither compilation nor evaluation nor saving is in it."""
+"""Throughput of the steps alone: neither compilation nor evaluation nor saving is in it; what the student itself writes
+for a step (`ftjax.train.rollout`), its decoding compiled included, is."""
 
 import time
 from collections.abc import Mapping

@@ -63,7 +63,7 @@ def load_critic(name: str, acceptable: str, mesh: Mesh) -> Critic:
             )
         model, classes, variables = parts.model, parts.setting.classes, parts.variables
         its = (parts.objective.outputs, variables, parts.tokenizer, classes)
-        overlong = "truncate" if f.data.overlong == "truncate" else "error"  # none may be dropped
+        overlong = "error" if f.data.overlong == "drop" else f.data.overlong  # none may be dropped
         limits = (parts.around, f.task.max_length, overlong, f.data.pad_side)
     else:
         model, params = hub.load(name, max_segments=0)  # a row is one example

@@ -110,7 +110,8 @@ class Evaluator:
         if self._writes and self._beams > 1:
             by_beams, their_rows = scored(self._beams)
             mark = f"_beam{self._beams}"
-            measures |= {f"{name}{mark}": found for name, found in by_beams.items() if name in WRITTEN}
+            of_text = lambda name: name.rpartition("/")[2] in WRITTEN  # noqa: E731  of a mixture's part, too
+            measures |= {f"{name}{mark}": found for name, found in by_beams.items() if of_text(name)}
             for row, theirs in zip(rows, their_rows, strict=True):
                 row |= {f"{name}{mark}": theirs[name] for name in ("prediction", *WRITTEN) if name in theirs}
         return measures, rows
@@ -118,7 +119,6 @@ class Evaluator:
     def _answers(self, variables: Tree, examples: Sequence[int], beams: int) -> list[str]:
         """Greedy answers, or the best of some beams, to what training saw before the first labelled token."""
         parts, encoded = self._parts, self._data.encoded
-        eos = parts.tokenizer.eos_token_id
         prompts = [prompt_of(encoded, i) for i in examples]
         adapters = parts.method.expand(variables["adapters"], variables["params"])
         by_room: dict[int, list[int]] = {}  # near the model's last position there is less, in steps of 8: few compile
@@ -130,8 +130,7 @@ class Evaluator:
             new = generate_batches(
                 parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
                 batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most, num_beams=beams,
-                eos_token_id=[*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)],
-                **({} if encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
+                **edges(parts),
             ) if most > 0 else [[]] * len(chosen)  # fmt: skip
             for i, tokens in zip(chosen, new):
                 answers[i] = parts.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -144,6 +143,13 @@ def prompt_of(encoded: Encoded, index: int) -> list[int]:
         return encoded.source[index].tokens.tolist()
     example = encoded[index]
     return example.tokens[: int(np.argmax(example.labels != IGNORED))].tolist()
+
+
+def edges(parts: Parts) -> dict[str, Any]:
+    """The tokens at which an answer starts (an encoder-decoder's) and ends, as `ftjax.decode` takes them."""
+    eos = parts.tokenizer.eos_token_id
+    found: dict[str, Any] = {"eos_token_id": [*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)]}
+    return found if parts.model.cfg.encoder is None else found | {"decoder_start_token_id": parts.setting.decoder_start}
 
 
 def new_tokens(parts: Parts, encoded: Encoded, wanted: int | None) -> int:

@@ -7,14 +7,16 @@ import jax
 import numpy as np
 
 from ftjax import tree
-from ftjax.data.encoded import IGNORED, Encoded
+from ftjax.data.encoded import IGNORED
 from ftjax.data.tasks.task import Question, Text
 from ftjax.decode.batches import bucket, lay
 from ftjax.decode.generate import continuations
 from ftjax.errors import UserError
 from ftjax.kinds import require
+from ftjax.kinds.lm import questions
+from ftjax.kinds.shots import answer_in, as_text
 from ftjax.train.build import Data, Parts
-from ftjax.train.evaluate import new_tokens, prompt_of
+from ftjax.train.evaluate import edges, new_tokens, prompt_of
 from ftjax.train.fields import Fields
 
 Tree = Any
@@ -70,7 +72,12 @@ class Rollout:
                 f"{what}: a prompt of {longest - added} tokens and an answer of {self._new} are over"
                 f" task.max_length={f.task.max_length}; set it to {needed}, or generate.max_new_tokens lower"
             )
-        self._references = references(data.encoded, parts.tokenizer)
+        if reward is not None:
+            if data.encoded.truncated:
+                raise UserError(f"{what}: {data.encoded.truncated} texts are cut, and with them what a reward compares")
+            asked = questions(data.examples, data.encoded, parts.tokenizer)
+            self._references = {prompt: references for prompt, (_, references) in asked.items()}
+        self._examples = data.examples
 
     def __call__(self, step: int, train: Tree, frozen: Tree, batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         if self._share < 1 and np.random.default_rng([SEED, self._seed, step]).random() >= self._share:
@@ -90,20 +97,18 @@ class Rollout:
         )
         written |= {name: np.repeat(x, self._samples, 0) for name, x in batch.items() if name.startswith("encoder_")}
         if self._reward is not None:
-            written |= self._rewards(prompts, tokens, lengths, rows, len(numbers) * self._samples)
+            written |= self._rewards(numbers[real], tokens, lengths, rows, len(numbers) * self._samples)
         return written
 
     def _draw(self, step: int, prompts: list[list[int]], variables: Tree, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens `[rows, samples, N]` and lengths `[rows, samples]` for each prompt, then for filler."""
         parts = self._parts
-        ends = [parts.tokenizer.eos_token_id, *parts.kind.ends(parts.setting)]
         drawn = continuations(
             parts.model, variables["params"], *lay(prompts, rows),
             adapters=parts.method.expand(variables["adapters"], variables["params"]),
-            max_new_tokens=self._new, eos_token_id=[token for token in ends if token is not None],
-            do_sample=True, temperature=self._temperature, num_return_sequences=self._samples, seed=self._seed,
-            example_ids=step * rows + np.arange(rows),
-            **({} if self._encoded.source is None else {"decoder_start_token_id": parts.setting.decoder_start}),
+            max_new_tokens=self._new, do_sample=True, temperature=self._temperature,
+            num_return_sequences=self._samples, seed=self._seed,
+            example_ids=step * rows + np.arange(rows), **edges(parts),
         )  # fmt: skip
         return drawn.tokens, drawn.lengths
 
@@ -125,31 +130,20 @@ class Rollout:
         return batch
 
     def _rewards(
-        self, prompts: list[list[int]], tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray, count: int
+        self, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray, count: int
     ) -> Arrays:
+        """Answers are read as an evaluation reads them."""
         assert self._reward is not None
-        decode = lambda ids: self._parts.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
-        given = np.asarray([
-            [
-                self._reward({
-                    "prompt": decode(prompt), "completion": decode(line[:n]),
-                    "references": self._references[tuple(prompt)],
-                })
-                for line, n in zip(*one)
-            ]
-            for prompt, *one in zip(prompts, tokens, lengths)
-        ], np.float32)  # fmt: skip
+        setting, given = self._parts.setting, []
+        for number, *drawn in zip(numbers, tokens, lengths):
+            example = self._examples[self._encoded.rows[number]]
+            prompt = as_text(example, "").prompt
+            texts = [setting.tokenizer.decode(line[:n], skip_special_tokens=True) for line, n in zip(*drawn)]
+            known = {"prompt": prompt, "references": self._references[prompt]}
+            records = [{**known, "completion": answer_in(setting, text, example)} for text in texts]
+            given.append([self._reward(record) for record in records])
+        rewards = np.asarray(given, np.float32)
         made = {name: np.zeros(count, np.float32) for name in ("rewards", "advantages")}
-        made["rewards"][rows] = given.ravel()
-        made["advantages"][rows] = (given - given.mean(1, keepdims=True)).ravel()
+        made["rewards"][rows] = rewards.ravel()
+        made["advantages"][rows] = (rewards - rewards.mean(1, keepdims=True)).ravel()
         return made
-
-
-def references(encoded: Encoded, tokenizer: Any) -> dict[tuple[int, ...], list[str]]:
-    """The data's answers to each prompt."""
-    found: dict[tuple[int, ...], list[str]] = {}
-    for i in range(len(encoded)):
-        labels = encoded[i].labels
-        answer = tokenizer.decode(labels[labels != IGNORED], skip_special_tokens=True).strip()
-        found.setdefault(tuple(prompt_of(encoded, i)), []).append(answer)
-    return found

@@ -252,7 +252,7 @@ def test_draws_for_shots_by_a_teacher_of_other_tokens(corpus, tmp_path):
         ("token", "nowhere", ("--output=x",), "nowhere"),
         ("sequence", "teacher", ("--output=x", "--sequences", "--keep=good"), "--keep=good: give reference"),
         ("sequence", "teacher", ("--output=x", "--sequences", "--keep=pattern:("), "no regular expression"),
-        ("sequence", "teacher", ("--output=x", "--sequences", "--hypotheses=x"), "another file than --output"),
+        ("sequence", "teacher", ("--output=x", "--sequences", "--hypotheses=x"), "is what is read; give another file"),
         ("sequence", "teacher", ("--output=x", "--sequences", "--max_new_tokens=99"), "leaves no room"),
         ("sequence", "teacher", ("--output=x", "--sequences", "--num_return_sequences=2"), "needs do_sample"),
     ],

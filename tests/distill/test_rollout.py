@@ -161,12 +161,26 @@ def test_on_policy_with_the_student_s_own_teacher_is_at_its_end(configure, folde
     np.testing.assert_allclose(logged(tmp_path, "train/loss"), 0, atol=1e-6)
 
 
+def test_the_student_s_share_is_what_it_learns_from(configure, live, tmp_path, monkeypatch):
+    """With none of it, the data's answers by the teacher's probabilities alone; with all, what was drawn."""
+    made, plain = [], Rollout.__call__
+    monkeypatch.setattr(Rollout, "__call__", lambda *args: made.append(plain(*args)) or made[-1])
+    fields = {**live, "data.layout": "buckets"}
+    train(*configure("token", **fields, **{"distill.alpha": 1.0, "distill.kind": "jsd"}), tmp_path / "token")
+    for share in (0.0, 1.0):
+        train(*configure("on_policy", **fields, **{"distill.share": share}), tmp_path / str(share))
+    wanted, none, drawn = (logged(tmp_path / name, "train/loss") for name in ("token", "0.0", "1.0"))
+    np.testing.assert_allclose(none, wanted, rtol=1e-5)
+    assert len(made) == 6 and (np.abs(np.subtract(drawn, wanted)) > 1e-3).all()
+    assert logged(tmp_path / "1.0", "train/weight") == [float((batch["labels"] != IGNORED).sum()) for batch in made[3:]]
+
+
 @pytest.mark.parametrize(
     ("distill", "fields", "message"),
     [
         ("on_policy", {}, r"distill.teacher='': give the teacher"),
         ("on_policy", {"distill.teacher": "student", "distill.share": 2.0}, r"distill.share=2.0: give 0"),
-        ("on_policy", {"distill.teacher": "student", "data.layout": "packed"}, r"data.layout='packed'"),
+        ("on_policy", {"distill.teacher": "student", "data.layout": "packed"}, r"data.layout=packed: with"),
         ("policy", {"distill.samples": 1}, r"distill.samples=1: give 2 or more"),
         ("policy", {"distill.reward": "taste"}, r"distill.reward=taste: give"),
         ("policy", {"distill.reward": "score:1"}, r"distill.reward=score:1: give reference"),
