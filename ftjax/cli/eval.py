@@ -5,10 +5,8 @@ head is new, a line on stderr says that nothing trained it.
 Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +14,10 @@ from absl import flags
 from ftjax.cli.flags import define_config, read_config
 from ftjax.errors import UserError
 from ftjax.files import check_other, write_rows
+
+log = logging.getLogger(__name__)
+# no part of an evaluation reads the first, and only some the others; what is of training alone may stand there
+CHECKED = ("warm_start", "task.shots", "task.demonstrations", "generate.num_beams")
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -40,38 +42,21 @@ def main(values: flags.FlagValues) -> None:
         raise UserError(f"--split={split}: give train, validation or test")
     if values["output"].value:
         check_other(None, Path(values["output"].value), "--output")
-    default = None
-    with _new_heads(trained=bool(workdir)):
-        if workdir:
-            f, parts = load_run(Path(workdir))
-        else:
-            config, default = read_config(values)
-            f = Fields(config)
-            parts = build(f)
+    check = lambda: None  # noqa: E731
+    if workdir:
+        f, parts = load_run(Path(workdir))
+    else:
+        config, default = read_config(values)
+        f = Fields(config)
+        parts, check = build(f), lambda: f.check_all_read(default, among=CHECKED)
+    if parts.fresh:
+        log.warning(
+            "not in the checkpoint, newly initialised: %s; it was never trained, so this is what a random head does",
+            ", ".join(parts.fresh),
+        )
     split = split or f.task.eval_split
-    result, rows = evaluate_split(f, parts, split)
-    if default is not None:  # what is of training alone may stand there
-        f.check_all_read(default, among=("task.shots", "task.demonstrations", "generate.num_beams"))
+    result, rows = evaluate_split(f, parts, split, check)
     output = values["output"].value or (Path(workdir) / f"eval-{split}.jsonl" if workdir else None)
     if output and rows:
         write_rows(Path(output), rows)
     print(json.dumps(result, indent=2))
-
-
-@contextlib.contextmanager
-def _new_heads(trained: bool) -> Iterator[None]:
-    """What is said of a head that the base's files lack: nothing where a run's own replaces it, else what its values
-    are worth."""
-
-    def said(record: logging.LogRecord) -> bool:
-        if "newly initialised" not in record.msg:
-            return True
-        record.msg += "; it was never trained, so this is how well a random head does"
-        return not trained
-
-    log = logging.getLogger("ftjax.hub.names")
-    log.addFilter(said)
-    try:
-        yield
-    finally:
-        log.removeFilter(said)

@@ -1,5 +1,6 @@
-"""The config flag that commands share."""
+"""The config flags that commands share."""
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,18 @@ def define_config(values: flags.FlagValues, argv: list[str], default: str | None
         flag_values=values,
         sys_argv=["ftjax", *argv],  # it looks for overrides there before the flags are parsed
     )
+
+
+def define_fields(values: flags.FlagValues, argv: list[str], *roots: str) -> None:
+    """A flag for each `--config.field=value` of the command line, where it is for all trials; so of other roots."""
+    of = "|".join(roots)
+    for name in dict.fromkeys(found[1] for arg in argv if (found := re.match(rf"--((?:{of})\.[\w.]+)=", arg))):
+        flags.DEFINE_string(name, None, "a field of all trials, or of the backend", flag_values=values)
+
+
+def given_fields(values: flags.FlagValues, root: str) -> dict[str, str]:
+    """{field: text} of what was given of a root."""
+    return {name.removeprefix(f"{root}."): values[name].value for name in values if name.startswith(f"{root}.")}
 
 
 def read_config(values: flags.FlagValues) -> tuple[ConfigDict, ConfigDict]:

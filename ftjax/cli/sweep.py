@@ -9,7 +9,6 @@ backend's fields, and watches them; its jobs go on without it. --dry_run prints 
 """
 
 import importlib
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ POSITIONAL = 1  # the experiment's file
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     """The command's flags."""
+    from ftjax.cli.flags import define_fields
     from ftjax.sweep.trial import SCALES
 
     values.set_gnu_getopt(True)
@@ -42,12 +42,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_bool("dry_run", False, "say what would run, and run nothing", flag_values=values)
     flags.DEFINE_bool("strict_code", False, "results by other code are an error", flag_values=values)
-    for name in dict.fromkeys(_overrides(argv)):
-        flags.DEFINE_string(name, None, "a field of all trials, or of the backend", flag_values=values)
+    define_fields(values, argv, "config", "launch")
 
 
 def main(values: flags.FlagValues, *experiment: str) -> None:
     """Runs, a line for each trial that ends, and a summary."""
+    from ftjax.cli.flags import given_fields
     from ftjax.sweep.prepare import is_prepared, prepare
     from ftjax.sweep.record import read
     from ftjax.sweep.run import Sweeper
@@ -57,9 +57,8 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     get: Any = lambda name: values[name].value  # noqa: E731
     if not experiment or not get("workdir"):
         raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
-    overrides = [f"--{name}={get(name)}" for name in values if name.startswith("config.")]
-    given = {name.removeprefix("launch."): get(name) for name in values if name.startswith("launch.")}
-    backend = _backend(get("on"), given, get("preemptions"))
+    overrides = [f"--config.{name}={text}" for name, text in given_fields(values, "config").items()]
+    backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"))
     planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
     sweep = planned()
     records = [read(run) for run in sweep.runs]
@@ -105,10 +104,6 @@ def _ended_with_children(work: Callable[[], T]) -> T:
         raise RunError("interrupted; the same command goes on") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _overrides(argv: list[str]) -> list[str]:
-    return [found[1] for arg in argv if (found := re.match(r"--((?:config|launch)\.[\w.]+)=", arg))]
 
 
 def _backend(on: str, given: dict[str, str], preemptions: int) -> Any:

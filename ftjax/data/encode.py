@@ -32,7 +32,7 @@ def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) ->
     Bos comes first iff the tokenizer would add one and the text has none. The first token of an
     example is never a label, for nothing predicts it. Eos, part of the text, is a label whatever
     the pad token is. 'truncate' keeps the start, 'truncate_left' bos and the end, whose first token is no label, for
-    what it followed is gone. An example that keeps no label is left out.
+    what it followed is gone. An example that keeps no label, or nothing of the prompt that it has, is left out.
 
     Args:
         texts: the examples.
@@ -56,10 +56,12 @@ def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) ->
                         continue
                     first = int(tokens[0] == tokenizer.bos_token_id)
                     kept = out.kept(len(tokens), first, 0)
+                    begins = int(np.argmax(labels != IGNORED))
+                    asked = isinstance(texts[row], Text) and texts[row].prompt
                     tokens, labels = tokens[kept], labels[kept]
                     if out.left:
                         labels[: first + 1] = IGNORED
-                    if (labels == IGNORED).all():
+                    if (labels == IGNORED).all() or (asked and first < begins <= kept[first]):
                         out.nothing_left()
                         continue
                 out.add(row, [tokens], labels)

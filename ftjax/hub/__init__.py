@@ -74,6 +74,7 @@ def load(
     seed: int = 0,
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
     init: Literal["checkpoint", "random"] = "checkpoint",
+    fresh: list[str] | None = None,
     **overrides: Any,
 ) -> tuple[Transformer, Any]:
     """The model and the parameters of a checkpoint: a directory, a hub id, or a model shipped with ftjax.
@@ -82,12 +83,13 @@ def load(
       dtype: in which the parameters are stored; None for the file's own (fp16 becomes fp32).
       compute_dtype: of the forward pass (`Config.dtype`).
       head: one of `Config.head` that the family has; None for what config.json's `architectures` says. The parts of
-        another head than that, where the file lacks them, are newly initialised from `seed`, with a logged warning.
+        another head than that, where the file lacks them, are newly initialised from `seed`.
       num_classes: of a classifier; 0 for the file's own. Another number than the file's gives a new classifier.
       sharding: (path, shape) -> where a parameter lives; each device is given its own part as it is read from the file.
         None for wherever jax puts arrays.
       init: random needs no weights: kernels and tables are normal(initializer_range), 0.02 where the family has none
         (T5 too, whose own start goes by fan-in), norms scale by 1, biases are 0. From `seed`; fp32 if `dtype` is None.
+      fresh: takes the paths of such new parts, of which a warning is logged otherwise.
       overrides: other fields of `Config` to replace: dropouts, scan_unroll, remat, ...
     Returns:
       (model, params): nested dicts of jax arrays, layers stacked `[L, ...]`.
@@ -100,7 +102,7 @@ def load(
     folder = files.resolve(path_or_id, weights=init == "checkpoint")
     hf = files.read_json(folder / "config.json")
     try:
-        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, sharding, init, overrides)
+        return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, sharding, init, fresh, overrides)
     except UserError as error:
         where = str(folder)
         raise error if where in str(error) else UserError(f"{where}: {error}") from None
@@ -116,6 +118,7 @@ def _load(
     seed: int,
     sharding: Any,
     init: str,
+    fresh: list[str] | None,
     overrides: dict,
 ) -> tuple[Transformer, Any]:
     family = FAMILIES.get(hf.get("model_type", ""))
@@ -150,7 +153,10 @@ def _load(
     model = Transformer(config_of(family, hf, head, dtype=compute_dtype, **overrides))
     if init == "random":
         return model, _random(model, dtype, seed, sharding)
-    return model, names.read(family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed, sharding=sharding)
+    params = names.read(
+        family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed, sharding=sharding, told=fresh
+    )
+    return model, params
 
 
 def _random(model: Transformer, dtype: Any, seed: int, sharding: Any) -> Any:

@@ -66,14 +66,15 @@ def listing(names: list[str]) -> str:
 
 def read(
     family: Family, model: Transformer, tensors: Mapping[str, Stored], *, dtype: Any, fresh_head: bool, seed: int,
-    sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
+    sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None, told: list[str] | None = None,
 ) -> Any:  # fmt: skip
     """The parameters of `model` from normalised `tensors`, layers stacked `[L, ...]`.
 
     Args:
       dtype: of the result; None for the file's own (fp16 becomes fp32).
       sharding: (path, shape) -> where a parameter lives, each device reading its own part; None for jax's choice.
-      fresh_head: a part of the head that the file lacks entirely is initialised from `seed`, and logged.
+      fresh_head: a part of the head that the file lacks entirely is initialised from `seed`.
+      told: takes the paths of what is initialised so, which are logged otherwise.
     Raises:
       UserError: in one line, every tensor that is missing, unexpected, of a wrong shape or a dtype without gradients.
     """
@@ -109,7 +110,9 @@ def read(
     left = [n for n in tensors if n in unused and n not in wanted and n not in family.copies]
     if left:
         log.info("not needed by head=%s, left out: %s", model.cfg.head, ", ".join(left))
-    if fresh:
+    if told is not None:
+        told += sorted(fresh)
+    elif fresh:
         log.warning("not in the checkpoint, newly initialised (seed %d): %s", seed, ", ".join(sorted(fresh)))
 
     params = {}

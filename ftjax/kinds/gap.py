@@ -120,7 +120,7 @@ def shorter(
             return None
         kept = level(len(first), len(second), len(first) + len(second) - over)
         cut = [_cut(text, spans, n, left) for text, spans, n in zip(texts, (first, second), kept)]
-        if any(text and not left for text, left in zip(texts, cut)):
+        if any(text and not rest for text, rest in zip(texts, cut)):
             return None
         filled = filled._replace(text=cut[0], text_pair=filled.text_pair and cut[1])
     return filled

@@ -81,7 +81,7 @@ def pieces(cfg: Any) -> list[int | str]:
     elif not sum(p for p in found if isinstance(p, int)):
         wrong = "has no slot for virtual tokens, as {3}"
     elif any(isinstance(p, str) and re.search(r"[{}]", p) for p in found if p not in texts):
-        wrong = "has a brace that is neither {text} nor a number of virtual tokens"
+        wrong = "has a brace that is none of {text}, {before}, {mask}, {after} and a number of virtual tokens"
     elif cfg.definition == "peft" and (len(found) != 2 or found[1] != "{text}"):
         wrong = "of definition='peft' only prepends: write {n}{text}"
     if wrong:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -51,7 +52,12 @@ def make_mesh(cfg: Any, devices: Sequence[Any] | None = None) -> Mesh:
     count = math.prod(sizes)
     if not 0 < count <= len(devices):
         raise UserError(f"mesh {'x'.join(map(str, sizes))} needs {count} devices, the machine has {len(devices)}")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+    types = (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices[:count])
+    except NotImplementedError:  # no axes of the torus make these sizes: one has to be split, at the cost of its links
+        placed = mesh_utils.create_device_mesh(sizes, devices[:count], allow_split_physical_axes=True)
+        return Mesh(placed, AXES, axis_types=types)
 
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -1,7 +1,6 @@
 """Compiles a step for a machine that is not here, and remembers what came of it."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
@@ -12,29 +11,32 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from ftjax.errors import UserError
+from ftjax.errors import RunError, UserError
 from ftjax.files import write_json
 from ftjax.parallel.mesh import shardings
 from ftjax.plan.hlo import Moved, collectives
-from ftjax.plan.machines import Machine
-from ftjax.plan.program import Program
+from ftjax.plan.machines import Machine, installed
+from ftjax.plan.program import Program, nbytes
 
-FORMAT = 1  # of what is remembered
+FORMAT = 2  # of what is remembered
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Compiled(NamedTuple):
-    """What the compiler says of a program, bytes by device; of one that it found too large, `peak` alone.
+    """What the compiler says of a program, bytes by device; of one that it refused as too large, `peak` alone.
 
+    arguments: what a run places on a device, of which the step may read less: `read`.
     aliased: of the arguments, what outputs take the place of. peak: what is held at most.
     """
 
     arguments: int = 0
+    read: int = 0
     outputs: int = 0
     temporaries: int = 0
     aliased: int = 0
     code: int = 0
     peak: int = 0
+    refused: bool = False
     collectives: dict[str, Moved] = {}  # noqa: RUF012
     seconds: float = 0.0  # of compiling
     cached: bool = False
@@ -49,6 +51,7 @@ def compile_step(program: Program, mesh: Mesh, machine: Machine) -> Compiled:
 
     Raises:
       UserError: fused attention for a GPU where there is no cuDNN.
+      RunError: the compiler fails, for another reason than the memory.
     """
     args = program.placed(mesh)
     out = (shardings(program.state, mesh), None)
@@ -61,7 +64,8 @@ def compile_step(program: Program, mesh: Mesh, machine: Machine) -> Compiled:
             f"--topology={machine.name}: fused attention needs cuDNN, which is not here: pip install 'ftjax[cuda]', or"
             " plan with --config.model.attention=xla"
         ) from None
-    kept = _folder() / f"{_key(lowered.as_text(), machine)}.json"
+    held = sum(nbytes(values, mesh) for values in (program.state, program.frozen))  # jit drops what is not read
+    kept = _folder() / f"{_key(lowered.as_text(), held, machine)}.json"
     if (found := _read(kept)) is not None:
         return found._replace(cached=True)
     started = time.perf_counter()
@@ -70,13 +74,15 @@ def compile_step(program: Program, mesh: Mesh, machine: Machine) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         needed = too_large(str(error))
         if needed is None:
-            raise
-        made = Compiled(peak=needed)
+            told = " ".join(str(error).split())[:300]
+            raise RunError(f"--topology={machine.name}: the compiler failed ({told})") from error
+        made = Compiled(peak=needed, refused=True)
     else:
         m: Any = compiled.memory_analysis()
         made = Compiled(
-            m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes, m.alias_size_in_bytes,
-            m.generated_code_size_in_bytes, collectives=collectives(compiled.as_text() or "", mesh.size),
+            max(m.argument_size_in_bytes, held), m.argument_size_in_bytes, m.output_size_in_bytes,
+            m.temp_size_in_bytes, m.alias_size_in_bytes, m.generated_code_size_in_bytes,
+            collectives=collectives(compiled.as_text() or "", mesh.size),
         )  # fmt: skip
         made = made._replace(peak=made.arguments + made.outputs - made.aliased + made.temporaries + made.code)
     made = made._replace(seconds=time.perf_counter() - started)
@@ -95,9 +101,10 @@ def _folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftjax" / "plan"
 
 
-def _key(text: str, machine: Machine) -> str:
-    versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", machine.compiler)]
-    told = [str(FORMAT), machine.name, *versions, os.environ.get("XLA_FLAGS", ""), text]
+def _key(text: str, held: int, machine: Machine) -> str:
+    versions = [installed(name) for name in ("jax", "jaxlib", *machine.compilers)]
+    options = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    told = [str(FORMAT), machine.name, *versions, *options, str(held), text]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
 
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,22 +29,38 @@ def collectives(text: str, devices: int) -> dict[str, Moved]:
     """{kind: what a device moves} of a compiled module for so many devices.
 
     A loop runs as often as XLA notes, or else up to the constant that its condition compares with (as a scan counts);
-    where neither is there, once. What TPUs spread over several fusions (start, steps, end) has one channel and is one.
+    where neither is there, once. Of a conditional's branches the dearest counts. What TPUs spread over several fusions
+    (start, steps, end) has one channel and is one.
     """
     computations, entry = _computations(text)
-    runs: dict[str, int] = defaultdict(int)
-    _count(entry, 1, computations, runs)
+    return _total(entry, computations, devices)
+
+
+def _total(name: str, computations: dict[str, list[str]], devices: int) -> dict[str, Moved]:
+    """What a run of a computation moves with those that it calls, fusions as parts of it."""
+    once = {}
+    for line in _with_fusions(name, computations):
+        if moved := _moved(line, devices):
+            channel = re.search(r"channel_id=\d+", line)
+            once[channel[0] if channel else line] = moved
     found: dict[str, Moved] = {}
-    for name, times in runs.items():
-        once = {}
-        for line in _with_fusions(name, computations):
-            if moved := _moved(line, devices):
-                channel = re.search(r"channel_id=\d+", line)
-                once[channel[0] if channel else line] = moved
-        for kind, size, sent in once.values():
-            old = found.get(kind, Moved())
-            found[kind] = Moved(old.count + times, old.bytes + times * size, old.sent + times * sent)
+    for kind, size, sent in once.values():
+        _add(found, {kind: Moved(1, size, sent)}, 1)
+    for line in computations[name]:
+        if " fusion(" in line:
+            continue
+        called = [_total(one, computations, devices) for one in _called(line, computations)]
+        if " conditional(" in line:
+            called = [max(called, key=lambda one: sum(x.sent for x in one.values()))] if called else []
+        for one in called:
+            _add(found, one, _trips(line, computations))
     return found
+
+
+def _add(found: dict[str, Moved], more: dict[str, Moved], times: int) -> None:
+    for kind, x in more.items():
+        old = found.get(kind, Moved())
+        found[kind] = Moved(old.count + times * x.count, old.bytes + times * x.bytes, old.sent + times * x.sent)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -67,15 +82,6 @@ def _called(line: str, computations: dict[str, list[str]]) -> list[str]:
     for group in _BRANCHES.findall(line):
         names += [one.strip().lstrip("%") for one in group.split(",")]
     return [name for name in names if name in computations]
-
-
-def _count(name: str, times: int, computations: dict[str, list[str]], runs: dict[str, int]) -> None:
-    """Adds how often a computation and those that it calls run, fusions apart: they are part of their caller."""
-    runs[name] += times
-    for line in computations[name]:
-        if " fusion(" not in line:
-            for one in _called(line, computations):
-                _count(one, times * _trips(line, computations), computations, runs)
 
 
 def _with_fusions(name: str, computations: dict[str, list[str]]) -> Iterator[str]:
@@ -103,15 +109,26 @@ def _moved(line: str, devices: int) -> tuple[str, float, float] | None:
     kind = operation[2].removesuffix("-start") if operation else ""
     if operation is None or kind not in KINDS:
         return None
-    sizes = [_bytes(*shape) for shape in _SHAPE.findall(operation[1])]
-    started = operation[2].endswith("-start") and kind != "all-reduce"
-    size = max(sizes, default=0.0) if started else sum(sizes)  # a start gives its operand, its result and contexts
+    shape = operation[1]
+    if operation[2].endswith("-start") and kind != "all-reduce":  # it gives operands, results and contexts
+        shape = _elements(shape)[1]
+    size = sum(_bytes(*one) for one in _SHAPE.findall(shape))
     n = _group(line, devices)
-    if kind == "reduce-scatter" and started:
-        size /= n
     share = (n - 1) / n
     sent = {"all-reduce": 2 * share, "reduce-scatter": n - 1.0, "collective-permute": 1.0}.get(kind, share)
     return kind, size, size * sent
+
+
+def _elements(shape: str) -> list[str]:
+    """The elements of a tuple's shape, tuples among them whole."""
+    found, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
 
 
 def _bytes(dtype: str, dims: str) -> float:

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from ftjax.errors import UserError
 
 GIB = 2**30
+CUDA = ("jax-cuda13-pjrt", "jax-cuda13-plugin", "nvidia-cudnn-cu13")
+FRACTION = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # its name, and its older one
 
 
 class Chip(NamedTuple):
     """What one device (as JAX counts them) has, by the vendors' data sheets.
 
-    memory: bytes that a program may use: of TPUs what their compiler says, of an H200 what its driver leaves.
+    memory: bytes that JAX may use: of TPUs what their compiler says, of an H200 what its driver leaves.
     flops: dense bf16 FLOP/s. bandwidth: bytes/s of the memory. link: bytes/s out of the device over all its links.
     fp32: the share of `flops` that products of fp32 reach by default (TPUs round to bf16, GPUs to TF32).
     """
@@ -51,13 +53,23 @@ device_description_str: "NVIDIA H200"
 
 
 class Machine(NamedTuple):
-    """Devices of one kind; `backend` is as `jax.default_backend()` gives it there, `compiler` whose versions matter."""
+    """Devices of one kind.
+
+    backend: as `jax.default_backend()` gives it there. compilers: the packages whose versions matter.
+    share: of the chip's memory, what JAX takes.
+    """
 
     name: str
     chip: Chip
     devices: Sequence[Any]
     backend: str
-    compiler: str
+    compilers: tuple[str, ...]
+    share: float = 1.0
+
+    @property
+    def memory(self) -> float:
+        """Bytes that a program may use of a device."""
+        return self.chip.memory * self.share
 
 
 def get_machine(name: str) -> Machine:
@@ -73,12 +85,12 @@ def get_machine(name: str) -> Machine:
     return _gpus(name, kind, size) if kind == "h200" else _tpus(name, kind, size)
 
 
-def installed(package: str) -> bool:
-    """Whether a package is."""
+def installed(package: str) -> str:
+    """A package's version; '' where it is not installed."""
     try:
-        return bool(importlib.metadata.version(package))
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
+        return ""
 
 
 def _tpus(name: str, kind: str, size: str) -> Machine:
@@ -89,7 +101,7 @@ def _tpus(name: str, kind: str, size: str) -> Machine:
     layout = f"{kind}:{'x'.join('1' * (2 if kind in ('v5e', 'v6e') else 3))}" if alone else name
     options: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if alone else {}
     options |= {"chip_config_name": "megacore"} if kind == "v4" else {}  # its two cores are one device
-    return Machine(name, CHIPS[kind], _topology(name, "tpu", layout, **options), "tpu", "libtpu")
+    return Machine(name, CHIPS[kind], _topology(name, "tpu", layout, **options), "tpu", ("libtpu",))
 
 
 def _gpus(name: str, kind: str, size: str) -> Machine:
@@ -101,7 +113,16 @@ def _gpus(name: str, kind: str, size: str) -> Machine:
     if flag not in (flags := os.environ.get("XLA_FLAGS", "")):
         os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
     devices = _topology(name, "cuda", "", topology=f"1x1x{int(size)}", target_config=H200)
-    return Machine(name, CHIPS[kind], devices, "gpu", "jax-cuda13-pjrt")
+    return Machine(name, CHIPS[kind], devices, "gpu", CUDA, _gpu_share())
+
+
+def _gpu_share() -> float:
+    """Of a GPU's memory, what JAX takes: as in a run, by the environment."""
+    told = {name: text for name in FRACTION if (text := os.environ.get(name))}
+    for name, text in told.items():
+        if not re.fullmatch(r"0*1(\.0*)?|0*\.\d*[1-9]\d*", text):
+            raise UserError(f"{name}={text}: give a share of the GPU's memory, above 0 and at most 1, as 0.9")
+    return float(next(iter(told.values()), 0.75))
 
 
 def _topology(name: str, platform: str, layout: str, **options: Any) -> Sequence[Any]:

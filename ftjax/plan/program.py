@@ -1,6 +1,7 @@
 """A run's train step over shapes: what `ftjax.train.loop` compiles, without weights, rows or devices."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,20 +67,26 @@ def make_program(f: Fields, mesh: Mesh | None = None) -> Program:
     if features_are_fixed(parts):
         assert parts.objective.head is not None
         rows = full_rows(f, parts)
-        features = jax.ShapeDtypeStruct((1, parts.model.cfg.hidden_size), jnp.float32)
+        features = jax.ShapeDtypeStruct((f.batch_size, parts.model.cfg.hidden_size), jnp.float32)
         batch = {"features": features, "labels": rows["labels"], "example": rows["example"]}
         parts = parts._replace(objective=parts.objective.head)
     else:
         batch = full_rows(f, parts)
-    rows = _up(f.batch_size, f.micro_batches * (1 if mesh is None else rows_multiple(mesh)))
-    batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    multiple = f.micro_batches * (1 if mesh is None else rows_multiple(mesh))
+    full = lambda x: (_up(x.shape[0], multiple), *x.shape[1:])  # noqa: E731
+    batch = {name: jax.ShapeDtypeStruct(full(x), x.dtype) for name, x in batch.items()}
     leaves, frozen = tree.split(parts.variables, parts.labels)
     leaves = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), leaves)
     steps = f.steps or UNKNOWN_STEPS
     per_epoch = max(math.ceil(steps / f.epochs), 1) if f.epochs and not f.steps else steps
-    tx, _ = make_optimizer(
-        f.optimizer, tree.split(parts.labels, parts.labels)[0], steps, per_epoch, parts.model.cfg.rows
-    )
+    groups = tree.split(parts.labels, parts.labels)[0]
+    try:
+        tx, _ = make_optimizer(f.optimizer, groups, steps, per_epoch, parts.model.cfg.rows)
+    except UserError as error:
+        if f.steps or not f.epochs:
+            raise
+        in_epochs = lambda told: f"epoch {int(told[1]) / per_epoch:.4g} of {f.epochs:g}"  # noqa: E731
+        raise UserError(re.sub(rf"step (\d+) of {steps}\b", in_epochs, str(error))) from None
     state = jax.eval_shape(lambda leaves: init_state(leaves, tx), leaves)
     sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
     flops = step_flops(parts.model.cfg, parts.labels, parts.variables, sited, *batch_shape(batch))  # type: ignore[arg-type]
@@ -103,6 +110,14 @@ def abstract_parts(f: Fields) -> Parts:
     with hub.without_weights():
         shapes = jax.eval_shape(variables)
     return made[0]._replace(variables=shapes)
+
+
+def nbytes(values: Tree, mesh: Mesh | None = None) -> int:
+    """Bytes of all leaves (arrays or shapes); with a mesh, of the part of them that each of its devices holds."""
+    if mesh is not None:
+        where = shardings(values, mesh)
+        values = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(at.shard_shape(x.shape), x.dtype), values, where)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(values))
 
 
 def _up(n: int, multiple: int) -> int:

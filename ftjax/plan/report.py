@@ -1,22 +1,25 @@
 """A plan in figures and in words."""
 
+import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from ftjax import tree
+from ftjax.distill.forward import VOCABULARY
 from ftjax.errors import UserError
 from ftjax.nn import kernels
 from ftjax.parallel.mesh import make_mesh
 from ftjax.plan.aot import Compiled, compile_step
-from ftjax.plan.machines import GIB, Machine
-from ftjax.plan.program import Program, make_program
+from ftjax.plan.machines import FRACTION, GIB, Machine
+from ftjax.plan.program import Program, make_program, nbytes
 from ftjax.train.fields import Fields
 from ftjax.train.report import trainable
 
 CAPABILITY = {"gpu": (9, 0)}
+FEATURES = "a frozen body's features; the pass that makes them is not counted"
 
 
 class Plan(NamedTuple):
@@ -46,7 +49,9 @@ class Plan(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether each device holds its part; True where no machine was named."""
-        return self.compiled is None or self.machine is None or self.compiled.peak <= self.machine.chip.memory
+        if self.compiled is None or self.machine is None:
+            return True
+        return not self.compiled.refused and self.compiled.peak <= self.machine.memory
 
     @property
     def step_seconds(self) -> float:
@@ -66,6 +71,7 @@ def plan_of(f: Fields, machine: Machine | None = None) -> Plan:
 
     Raises:
       UserError: as `make_program`; a mesh that does not use all devices of the machine.
+      RunError: as `compile_step`.
     """
     if machine is None:
         return _plan(f, make_program(f))
@@ -80,7 +86,7 @@ def plan_of(f: Fields, machine: Machine | None = None) -> Plan:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # jax.set_mesh would run things on those devices
             compiled = compile_step(program, mesh, machine)
     plan = _plan(f, program)
-    seconds = least_seconds(f, program, dict(mesh.shape), machine, compiled) if compiled.arguments else {}
+    seconds = {} if compiled.refused else least_seconds(f, program, mesh, machine, compiled)
     return plan._replace(machine=machine, mesh=dict(mesh.shape), compiled=compiled, seconds=seconds)
 
 
@@ -93,35 +99,32 @@ def _plan(f: Fields, program: Program) -> Plan:
     )  # fmt: skip
 
 
-def least_seconds(
-    f: Fields, program: Program, mesh: dict[str, int], machine: Machine, compiled: Compiled
-) -> dict[str, float]:
+def least_seconds(f: Fields, program: Program, mesh: Mesh, machine: Machine, compiled: Compiled) -> dict[str, float]:
     """A roofline: what no step is faster than, by arithmetic, by each device's memory, and by its links.
 
-    Of memory: every parameter is read forward and backward (once more with remat) in each micro-batch, gathered where
-    it is spread over `fsdp`; arguments are read and outputs written; temporaries are written and read once.
+    Of memory: what the step reads of its arguments, once, and its outputs. Of a frozen table of embeddings a step may
+    look up a few rows, so that it does not count, unless it is the head too. Left out, for it depends on the compiler
+    and on caches: weights that are read again (backward, in other micro-batches) or gathered, and temporaries. By
+    arithmetic attention counts in full: a kernel that skips what a causal mask hides may do with less.
     """
     chip = machine.chip
     peak = chip.flops * (chip.fp32 if f.model.dtype == "float32" else 1)
-    passes = f.micro_batches * (3 if f.model.remat else 2)
-    weights = (nbytes(program.frozen) + nbytes(program.state["train"])) / mesh["tensor"]
-    moved = passes * weights + compiled.arguments + compiled.outputs + 2 * compiled.temporaries
+    cfg, frozen = program.parts.model.cfg, tree.flatten(program.frozen)
+    is_head = cfg.tied_head and cfg.head in VOCABULARY and len(program.shape) > 2 and program.shape[2]
+    tables = rf"params/embed/{'(?!tokens/)' if is_head else ''}.*embedding$"
+    looked_up = tree.unflatten({path: x for path, x in frozen.items() if re.match(tables, path)})
+    read = compiled.read - (nbytes(looked_up, mesh) if program.shape[1] else 0)  # a step over features has none of them
     return {
         "arithmetic": program.flops / len(machine.devices) / peak,
-        "memory": moved / chip.bandwidth,
+        "memory": (max(read, 0) + compiled.outputs) / chip.bandwidth,
         "links": sum(x.sent for x in compiled.collectives.values()) / chip.link,
     }
-
-
-def nbytes(values: Any) -> int:
-    """Bytes of all leaves (arrays or shapes)."""
-    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(values))
 
 
 def describe(plan: Plan) -> str:
     """One plan, as lines."""
     rows, length, scored, source = (*plan.shape, 0, 0)[:4]
-    batch = f"{rows} rows of {length} tokens" if length else f"{rows} rows of a frozen body's features"
+    batch = f"{rows} rows of {length} tokens" if length else f"{rows} rows of {FEATURES}"
     batch += f" with {scored} slots for labels" if scored else ""
     batch += f", {source} tokens for the encoder" if source else ""
     lines = [
@@ -138,7 +141,7 @@ def describe(plan: Plan) -> str:
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines.append(f"machine  {m.name}: {len(m.devices)} x {m.devices[0].device_kind}, mesh {shape}")
     told = "remembered" if c.cached else f"compiled in {c.seconds:.0f} s"
-    if not c.arguments:
+    if c.refused:
         return "\n".join([*lines, f"HBM      {_verdict(plan)}; {told}"])
     lines += [
         f"HBM      a device: arguments {_size(c.arguments)}, outputs {_size(c.outputs)}, aliased {_size(c.aliased)},"
@@ -160,16 +163,22 @@ def describe(plan: Plan) -> str:
 
 def _verdict(plan: Plan) -> str:
     assert plan.machine is not None and plan.compiled is not None
-    share = f"{_size(plan.compiled.peak)} of {_size(plan.machine.chip.memory)}"
-    return f"{share}: {'fits' if plan.fits else 'does NOT fit'}"
+    m = plan.machine
+    share = f"{_size(plan.compiled.peak)} of {_size(m.memory)}"
+    pool = f" (JAX's {m.share:g} of {_size(m.chip.memory)}; {FRACTION[0]})" if m.backend == "gpu" else ""
+    return f"{share}{pool}: {'fits' if plan.fits else 'does NOT fit'}"
 
 
-def table(plans: Sequence[tuple[str, Plan]]) -> str:
-    """Several plans, a line each, by label."""
-    compiled = any(plan.compiled for _, plan in plans)
+def table(plans: Sequence[tuple[str, Plan | str]]) -> str:
+    """Several plans, a line each, by label; a text, of what cannot be planned, as it is."""
+    made = [plan for _, plan in plans if isinstance(plan, Plan)]
+    compiled = any(plan.compiled for plan in made)
     rows = [["trial", "parameters", "trains", "share", "GFLOP/step", "params", "moments", "gradients", "batch"]]
     rows[0] += ["HBM", "of", "fits", "step ms", "device-h"] if compiled else []
     for label, plan in plans:
+        if isinstance(plan, str):
+            rows.append([label, plan])
+            continue
         row = [
             label, f"{plan.parameters:,}", f"{plan.trains:,}", f"{100 * plan.trains / max(plan.parameters, 1):.3g}%",
             f"{plan.flops / 1e9:,.4g}", _size(plan.parameter_bytes), _size(plan.moments), _size(plan.gradients),
@@ -178,15 +187,16 @@ def table(plans: Sequence[tuple[str, Plan]]) -> str:
         if plan.machine is not None and plan.compiled is not None:
             hours = plan.device_hours
             row += [
-                _size(plan.compiled.peak), _size(plan.machine.chip.memory), "yes" if plan.fits else "NO",
+                _size(plan.compiled.peak), _size(plan.machine.memory), "yes" if plan.fits else "NO",
                 f"{1e3 * plan.step_seconds:.3g}" if plan.seconds else "-", "-" if hours is None else f"{hours:.3g}",
             ]  # fmt: skip
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    first, *rest = widths
-    return "\n".join(
-        "  ".join([row[0].ljust(first), *(x.rjust(w) for x, w in zip(row[1:], rest))]).rstrip() for row in rows
-    )
+    first = max(len(row[0]) for row in rows)
+    _, *rest = (max(map(len, column)) for column in zip(*(row for row in rows if len(row) > 2)))
+    lines = ["  ".join([row[0].ljust(first), *(x.rjust(w) for x, w in zip(row[1:], rest))]).rstrip() for row in rows]
+    if any(not plan.shape[1] for plan in made):
+        lines.append(f"batch nx0: {FEATURES}")
+    return "\n".join(lines)
 
 
 def _size(n: float) -> str:

@@ -9,7 +9,7 @@ from ftjax.data.encoded import Collector, Encoded
 from ftjax.data.loader import Loader
 from ftjax.data.tasks.task import Choices, Cloze, Labelled, Question, Scored, Tagged, Text, Texts
 from ftjax.errors import UserError
-from ftjax.kinds import Setting
+from ftjax.kinds import Setting, require
 from ftjax.kinds.gap import tokens_of
 from ftjax.objectives.similarity import TEXTS
 from ftjax.train.build import Parts
@@ -19,10 +19,12 @@ SHOWN = 8  # examples beyond `task.shots` that may be shown
 
 
 def full_rows(f: Fields, parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of a batch of one row that is `task.max_length` long, every token of a completion labelled.
+    """The arrays of a batch of `batch_size` examples that are `task.max_length` long, every token of a completion
+    labelled. A packed row has as many as it holds whole.
 
     Raises:
-      UserError: what the kind of task finds wrong with the config, or no room for an example.
+      UserError: what the kind of task finds wrong with the config, no room for an example, or packed rows shorter than
+        `task.max_length`.
     """
     kind, length = parts.kind, f.task.max_length
     word = _word(parts.tokenizer)
@@ -42,12 +44,17 @@ def full_rows(f: Fields, parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
     layout = f.data.layout
     if layout == "auto":
         layout = "packed" if kind.packs else "buckets"
+    longest = length + (parts.around.size if parts.around else 0)
+    packed = f.data.row_length if layout == "packed" else 0
+    require("data.row_length", packed, packed == 0 or packed >= longest, f"0, or {longest} (an example) or more")
     loader = Loader(
-        encoded, layout, 1, shuffle=False, prefetch=0, max_length=length + (parts.around.size if parts.around else 0),
-        pad_side=f.data.pad_side, row_length=f.data.row_length if layout == "packed" else 0,
+        encoded, layout, 1, shuffle=False, prefetch=0, max_length=longest,
+        pad_side=f.data.pad_side, row_length=packed,
     )  # fmt: skip
     planned = max(loader.plan(0), key=lambda batch: batch.length)
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in loader.assemble(planned).items()}
+    rows = -(-f.batch_size // max(packed // longest, 1))
+    arrays = loader.assemble(planned)
+    return {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
 
 
 def _longest(f: Fields, parts: Parts, setting: Setting, word: str) -> Encoded:

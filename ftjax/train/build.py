@@ -54,6 +54,7 @@ class Parts(NamedTuple):
     variables: params (the stack cut where the method trains some of its rows) and adapters in trained form.
     labels: a group name per leaf of `variables`.
     around: what the method puts around every text.
+    fresh: paths in `params` of what is newly initialised, for neither the base's files nor another run give it.
     """
 
     setting: Setting
@@ -63,6 +64,7 @@ class Parts(NamedTuple):
     variables: Tree
     labels: Tree
     around: Around | None
+    fresh: tuple[str, ...]
 
     @property
     def task(self) -> Task:
@@ -198,7 +200,8 @@ def build(
     """
     task, method, cfg = get_task(f), methods.get(f.method.name), f.model
     kind, classes = get_kind(f, task), task.classes(f.task)
-    model, params = load_model(f, kind, classes, mesh)
+    fresh: list[str] = []
+    model, params = load_model(f, kind, classes, mesh, fresh)
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
     start = None if model.cfg.encoder is None else hub.decoder_start(cfg.path)
     demonstrations = lambda: read_examples(f, task, "train", tokenizer.eos_token or "")[0]  # noqa: E731
@@ -218,7 +221,8 @@ def build(
     params = {**params, "layers": cut(params["layers"], rows, method.cuts(f.method, rows))}
     variables = {"params": params, "adapters": adapters}
     labels = methods.labels(method, variables, f.method)
-    return Parts(setting, kind, method, with_expand(kind.objective(setting), method), variables, labels, pieces)
+    objective = with_expand(kind.objective(setting), method)
+    return Parts(setting, kind, method, objective, variables, labels, pieces, tuple(fresh))
 
 
 def _around(template: Template | None, context: Context, tokenizer: Any) -> Around | None:
@@ -244,8 +248,11 @@ def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -
         )
 
 
-def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | None = None) -> tuple[Transformer, Tree]:
-    """The config's model with the head of the task, its parameters read to where they live on a mesh.
+def load_model(
+    f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | None = None, fresh: list[str] | None = None
+) -> tuple[Transformer, Tree]:
+    """The config's model with the head of the task, its parameters read to where they live on a mesh; `fresh` as for
+    `hub.load`.
 
     Raises:
       UserError: a dropout outside [0, 1), layers of a random start, or as `hub.load` and `student_of`.
@@ -267,7 +274,7 @@ def load_model(f: Fields, kind: Kind, classes: tuple[str, ...], mesh: Mesh | Non
         options |= dict.fromkeys(
             ("embed_dropout", "attention_dropout", "hidden_dropout", "classifier_dropout"), cfg.dropout
         )
-    model, params = hub.load(cfg.path, init=cfg.init, **options, **kind.head(f, classes))
+    model, params = hub.load(cfg.path, init=cfg.init, fresh=fresh, **options, **kind.head(f, classes))
     if cfg.layers:
         model, params = _kept(model, params, cfg.layers, options.get("sharding"))
     if cfg.dropout is not None:  # where the model has some

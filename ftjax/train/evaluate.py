@@ -1,6 +1,6 @@
 """Evaluation of a split: what the model gives for each example, scored by the task's kind."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -168,13 +168,20 @@ def new_tokens(parts: Parts, encoded: Encoded, wanted: int | None) -> int:
     return wanted
 
 
-def evaluate_split(f: Any, parts: Parts, split: str) -> tuple[dict[str, Any], Rows]:
-    """({metric: value, and `<metric>_interval`: [low, high] by bootstrap}, per-example rows) of one split."""
+def evaluate_split(
+    f: Any, parts: Parts, split: str, check: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any], Rows]:
+    """({metric: value, and `<metric>_interval`: [low, high] by bootstrap}, per-example rows) of one split.
+
+    `check` is called once everything of `f` is read, before the model runs.
+    """
     mesh = make_mesh(f.mesh)
     with jax.set_mesh(mesh):
         data = load_data(f, parts, split, training=False)
         train, frozen = (place(part, mesh) for part in tree.split(parts.variables, parts.labels))
-        measures, rows = Evaluator(parts, data, mesh, f, last=True)(train, frozen)
+        evaluator = Evaluator(parts, data, mesh, f, last=True)
+        check()
+        measures, rows = evaluator(train, frozen)
     counts = {"split": split, "examples": len(np.unique(data.encoded.rows)), "dropped": data.encoded.dropped}
     counts |= {"truncated": data.encoded.truncated, "bad_rows": len(data.bad.messages)}
     values = {name: found.value for name, found in measures.items()}

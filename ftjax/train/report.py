@@ -41,6 +41,8 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
     ]
     if cfg.tied_head and cfg.head in ("lm", "mlm"):
         lines.append("tied     params/embed/tokens/embedding is also the head's kernel")
+    if parts.fresh:
+        lines.append(f"new      not in the checkpoint, newly initialised: {', '.join(parts.fresh)}")
     objects = lambda x: not isinstance(x, dict)  # noqa: E731
     adapters = jax.tree_util.tree_leaves_with_path(parts.variables["adapters"], is_leaf=objects)
     adapted = sorted({tree.path_name(path[:-1]) or "the whole model" for path, _ in adapters})

@@ -71,7 +71,8 @@ def load_run(workdir: Path, mesh: Mesh | None = None) -> tuple[Fields, Parts]:
     f = Fields(read_config(workdir))
     parts = build(f, f.warm_start, mesh)
     best = of_model(read_best(workdir))
-    return f, parts._replace(variables=put(parts.variables, best, parts.model.cfg.rows, str(workdir)))
+    variables = put(parts.variables, best, parts.model.cfg.rows, str(workdir))
+    return f, parts._replace(variables=variables, fresh=_without(parts.fresh, best))
 
 
 def of_model(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -105,7 +106,12 @@ def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
     def kept(x: jax.Array, here: jax.Array, label: str) -> jax.Array:
         return x.astype(here.dtype) if label == tree.FREEZE else x  # what trains goes on in fp32
 
-    return parts._replace(variables=jax.tree.map(kept, found, parts.variables, parts.labels))
+    variables = jax.tree.map(kept, found, parts.variables, parts.labels)
+    return parts._replace(variables=variables, fresh=_without(parts.fresh, start.leaves))
+
+
+def _without(fresh: tuple[str, ...], leaves: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    return tuple(path for path in fresh if f"params/{path}" not in leaves)
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,15 @@
-"""Evaluation from the command line: what is said of a head that nothing trained."""
+"""Evaluation from the command line: what is said of a head that nothing trained, and of fields that nothing reads."""
 
 import json
 import logging
 
+import pytest
+
 from ftjax.cli.main import main
+from ftjax.train.evaluate import Evaluator
 
 CONFIG = "--config=configs/default.py:model=nano-gpt,task=vowels,method=head"
+REVERSE = CONFIG.replace("task=vowels,method=head", "task=reverse")
 SMALL = {"task.train_size": 8, "task.validation_size": 8, "task.max_length": 40, "eval_batch_size": 8}
 FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
 
@@ -23,8 +27,16 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     assert "classifier/kernel; it was never trained" in line and "\n" not in line
     run = [f"--workdir={tmp_path / 'run'}", "--config.steps=1", "--config.batch_size=8"]
     assert main(["train", CONFIG, *FLAGS, *run]) == 0
-    [line] = said(caplog)
-    assert "never trained" not in line  # it is about to be
-    assert main(["eval", run[0]]) == 0 and not said(caplog)
-    own = CONFIG.replace("task=vowels,method=head", "task=reverse")
-    assert main(["eval", own, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
+    report = capsys.readouterr().err
+    assert report.count("newly initialised: classifier/") == 1 and "never trained" not in report  # it is about to be
+    more = [f"--workdir={tmp_path / 'more'}", f"--config.warm_start={tmp_path / 'run'}", *run[1:]]
+    assert main(["train", CONFIG, *FLAGS, *more]) == 0 and "newly initialised" not in capsys.readouterr().err
+    assert main(["eval", run[0]]) == 0
+    assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
+
+
+@pytest.mark.parametrize("field", ["warm_start=run", "task.shots=2", "generate.num_beams=3"])
+def test_a_field_that_nothing_reads_is_told_before_the_evaluation(field, capsys, monkeypatch):
+    monkeypatch.setattr(Evaluator, "__call__", None)
+    assert main(["eval", CONFIG, *FLAGS, f"--config.{field}"]) == 2
+    assert f"config.{field.partition('=')[0]}=" in (err := capsys.readouterr().err) and "nothing in this run" in err

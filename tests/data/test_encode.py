@@ -87,9 +87,10 @@ def test_truncate_left_keeps_the_answer(decoder, decoder_bos, asked, told, most)
         whole = encode_lm([text, Text("Q", "Z")], tokenizer, Collector(99))[0]
         encoded = encode_lm([text, Text("Q", "Z")], tokenizer, Collector(max(most, 3), "truncate_left"))
         left = [encoded[int(i)] for i in np.flatnonzero(encoded.rows == 0)]
-        gone = len(whole.tokens) - max(most, 3)
-        assert (len(left), encoded.truncated, encoded.dropped) == (1, int(gone > 0), 0)
-        if gone > 0:
+        gone, begins = len(whole.tokens) - max(most, 3), int(np.argmax(whole.labels != IGNORED))
+        lost = bos + gone >= begins  # all of the prompt
+        assert (len(left), encoded.truncated, encoded.dropped) == (not lost, gone > 0 and not lost, lost)
+        if gone > 0 and not lost:
             assert left[0].tokens.tolist() == [*whole.tokens[:bos], *whole.tokens[bos + gone :]]
             assert (left[0].labels[: bos + 1] == IGNORED).all()  # the first one left follows what is gone
             assert left[0].labels[bos + 1 :].tolist() == whole.labels[bos + gone + 1 :].tolist()
@@ -100,6 +101,14 @@ def test_truncate_left_leaves_out_what_keeps_no_label(decoder):
     texts = [Marked("ab" * 20, ((0, 4),)), Text("a", "b")]
     encoded = encode_lm(texts, decoder, Collector(8, "truncate_left"))
     assert (encoded.rows.tolist(), encoded.dropped, encoded.truncated) == ([1], 1, 0)
+
+
+def test_truncate_left_leaves_out_an_answer_without_its_question(decoder, decoder_bos):
+    texts = [Text("QZQ", "Z" * 7), Text("QZQ", "Z" * 8), Text("", "Z" * 9), Marked("Z" * 9, ((0, 9),))]
+    for tokenizer, bos in ((decoder, 0), (decoder_bos, 1)):
+        encoded = encode_lm(texts, tokenizer, Collector(8 + bos, "truncate_left"))
+        assert (encoded.rows.tolist(), encoded.dropped, encoded.truncated) == ([0, 2, 3], 1, 3)
+        assert encoded.label_counts.tolist() == [7, 7, 7]
 
 
 @given(st.lists(st.text("ab ", min_size=2, max_size=60), min_size=1, max_size=4), st.integers(1, 12))

@@ -164,6 +164,11 @@ def test_what_is_wrong(mixture):
         file.write('{"label": 1}\n')
     assert len(TASKS["mixture"].load(cfg, "train", bad)) == 2
     assert re.search(r"train.jsonl:3: no column .*; set task\.parts\.sst2\.columns\.text$", bad.messages[0])
+    cfg = mixture({"sst2": 2, "mrpc": 2})
+    with open(cfg.parts.mrpc.files.train, "w") as file:
+        file.write(json.dumps(ROWS["mrpc"][0] | {"Quality": "maybe"}) + "\n")
+    with pytest.raises(UserError, match=r"mrpc.*: all 1 rows are bad; the first: .*train\.jsonl:1: label 'maybe'"):
+        TASKS["mixture"].load(cfg, "train", BadRows("skip"))
     for field in ({"cap": 0}, {"size": -1}):
         with pytest.raises(UserError, match=r"task\.cap=.* task\.size="):
             load(mixture({"sst2": 1}, **field))

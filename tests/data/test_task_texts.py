@@ -135,6 +135,18 @@ def test_facts_to_texts(tmp_path):
         load("webnlg", write(tmp_path / "x.json", {"data": []}))
 
 
+def test_an_empty_text_of_webnlg_is_left_out_and_counted(tmp_path):
+    refs = [{"text": text, "comment": "good"} for text in ("One.", " ", "Two.")]
+    entry = {"category": "Airport", "triples": [["a", "b", "c"]], "refs": refs}
+    path, bad = write(tmp_path / "x.jsonl", entry, entry | {"refs": refs[:1]}), BadRows()
+    assert [text.completion for text in load("webnlg", path, bad=bad)] == [" One.<e>", " Two.<e>", " One.<e>"]
+    assert bad.messages == [f"{path}:1: the completion is empty; give it text"]
+    with pytest.raises(UserError, match=r"x\.jsonl: all 1 rows are bad; the first: .*:1: the completion is empty"):
+        load("webnlg", write(path, entry | {"refs": refs[1:2]}))
+    with pytest.raises(UserError, match=r"x\.jsonl:1: column 'completion' is \[3\]"):
+        load("webnlg", write(path, entry | {"refs": [{"text": [3], "comment": "good"}]}))
+
+
 def test_categories_of_webnlg(tmp_path):
     rows = [{"context": name, "completion": "x", "category": name} for name in ("Food", "Artist", "Food", "Athlete")]
     path = write(tmp_path / "x.jsonl", *rows)
@@ -234,8 +246,7 @@ def test_summaries_and_plain_prompts(tmp_path):
 
 @pytest.mark.parametrize(("task", "row", "roles"), [
     ("e2e", {"mr": "name[X]", "ref": "X."}, {"mr": "context", "ref": "completion"}),
-    ("webnlg", {"category": "A", "triples": [["a", "b", "c"]], "refs": [{"comment": "good", "text": "X."}]},
-     {"refs": "completion"}),
+    ("webnlg", {"context": "a", "completion": "b"}, {"context": "context", "completion": "completion"}),
     ("dart", {"tripleset": [["a", "b", "c"]], "annotations": [{"text": "X."}]}, {"annotations": "completion"}),
     ("multi30k", {"en": "a", "de": "b"}, {"en": "source", "de": "target"}),
     ("summarisation", {"document": "a", "summary": "b"}, {"document": "document", "summary": "summary"}),

@@ -55,6 +55,22 @@ ENTRY %main (x: f32[16]) -> f32[16] {
   %r = f32[6]{0} all-reduce-start(%x), channel_id=5
 }
 """
+COMBINED = """HloModule jit_step
+
+%often (x: f32[8]) -> f32[8] {
+  %a = f32[8]{0} all-reduce(%x), channel_id=1
+}
+
+%never (x: f32[8]) -> f32[8] {
+  %n = f32[2]{0} all-reduce(%x), channel_id=2
+}
+
+ENTRY %main (x: f32[16]) -> f32[16] {
+  %s = ((f32[2]{0:T(128)}, bf16[4,2]{1,0}), (f32[16]{0}, bf16[32,2]{1,0})) all-gather-start(%x, %y), channel_id=4
+  %t = ((f32[16]{0}, f32[32]{0}), (f32[2]{0}, f32[4]{0}), u32[]) reduce-scatter-start(%x, %y), channel_id=5
+  %c = f32[8]{0} conditional(%p, %x, %x), branch_computations={%often, %never}
+}
+"""
 
 
 def test_tpu_loops_count_to_their_condition_and_pieces_of_one_channel_are_one():
@@ -70,6 +86,14 @@ def test_gpu_loops_have_a_trip_count_and_starts_hold_operand_and_result():
         "reduce-scatter": Moved(3, 3 * 8, 3 * 8 * 3),  # 2 floats of 8 among 4
         "all-gather": Moved(1, 64, 56),
         "all-reduce": Moved(1, 24, 42),  # among all 8
+    }
+
+
+def test_a_combined_start_gives_a_group_and_of_branches_the_dearest_counts():
+    assert collectives(COMBINED, 8) == {
+        "all-gather": Moved(1, 64 + 128, 192 * 7 / 8),
+        "reduce-scatter": Moved(1, 8 + 16, 24 * 7),
+        "all-reduce": Moved(1, 32, 2 * 32 * 7 / 8),
     }
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from ftjax import tree
 from ftjax.cli.main import main
-from ftjax.errors import UserError
+from ftjax.errors import RunError, UserError
 from ftjax.parallel.mesh import make_mesh, shardings
-from ftjax.plan import Machine, describe, get_machine, machines, make_program, plan_of
+from ftjax.plan import Machine, describe, get_machine, machines, make_program, plan_of, table
 from ftjax.plan.machines import Chip
 from ftjax.train import loop
 
@@ -26,7 +26,7 @@ def shapes(values):
 def here(monkeypatch, tmp_path):
     """here(memory=1e9) -> this machine's first device, as if it were another's; what is remembered is in tmp_path."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return lambda memory=1e9: Machine("here", HERE._replace(memory=memory), jax.devices()[:1], "cpu", "jaxlib")
+    return lambda memory=1e9: Machine("here", HERE._replace(memory=memory), jax.devices()[:1], "cpu", ("jaxlib",))
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -101,6 +101,59 @@ def test_a_compiled_plan_is_remembered_and_says_whether_it_fits(llama, fields, h
     assert not plan_of(f, here()).compiled.cached
 
 
+def test_what_the_compiler_refuses_does_not_fit_and_what_it_fails_at_is_one_line(llama, fields, here, monkeypatch):
+    f = fields(f"model={llama()},task=lm,method=lora", **{"task.max_length": 32, "batch_size": 2})
+    told = ["INTERNAL: no\nsuch layout", "RESOURCE_EXHAUSTED: (0.93M) exceeds available HBM (0.93M)"]
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError(told.pop(0))
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    with pytest.raises(RunError, match=r"--topology=here: the compiler failed \(INTERNAL: no such layout\)"):
+        plan_of(f, here())
+    plan = plan_of(f, here(memory=1e6))
+    assert plan.compiled.peak < 1e6 and not plan.fits and "does NOT fit" in describe(plan)
+
+
+def test_what_is_remembered_depends_on_the_compilers_options(llama, fields, here, monkeypatch):
+    f = fields(f"model={llama()},task=lm,method=lora", **{"task.max_length": 32, "batch_size": 2})
+    assert not plan_of(f, here()).compiled.cached
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=1")
+    assert not plan_of(f, here()).compiled.cached
+
+
+def test_the_model_is_held_though_a_step_reads_features_only(fields, here):
+    """A head on nano-bert's frozen body: the step reads the features, a device holds the model."""
+    f = fields("model=nano-bert,task=sst2,method=head", **{"task.max_length": 32, "batch_size": 4})
+    plan = plan_of(f, here())
+    c = plan.compiled
+    assert plan.shape == (4, 0) and c.read < 0.1 * plan.parameter_bytes
+    assert c.peak >= c.arguments >= plan.parameter_bytes + plan.moments
+    assert plan.seconds["memory"] == (c.read + c.outputs) / HERE.bandwidth
+    assert "the pass that makes them is not counted" in describe(plan) and "batch nx0" in table([("a", plan)])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_least_time_of_memory_counts_each_argument_once(llama, fields, here, tied):
+    """A frozen table of embeddings is read whole where it is the head."""
+    f = fields(
+        f"model={llama(tie_word_embeddings=tied)},task=lm,method=lora", **{"task.max_length": 32, "batch_size": 2}
+    )
+    plan = plan_of(f, here())
+    looked_up = 0 if tied else 4 * 2048 * 64
+    assert plan.compiled.read == plan.compiled.arguments
+    assert plan.seconds["memory"] == (plan.compiled.read - looked_up + plan.compiled.outputs) / HERE.bandwidth
+
+
+@pytest.mark.parametrize("length, rows", [(0, 10), (128, 10), (256, 5), (300, 5), (400, 4)])
+def test_packed_rows_hold_several_examples(llama, fields, length, rows):
+    """Ten examples of 128."""
+    program = make_program(
+        fields(f"model={llama()},task=lm", **{"task.max_length": 128, "batch_size": 10, "data.row_length": length})
+    )
+    assert program.shape[:2] == (rows, length or 128)
+
+
 def test_a_mesh_uses_every_device(llama, fields, here):
     machine = here()._replace(devices=jax.devices()[:1] * 2)
     with pytest.raises(UserError, match="1 of the 2 devices of here"):
@@ -114,6 +167,12 @@ def test_a_mesh_uses_every_device(llama, fields, here):
         ("task=lm,distill=token", {}, "a student alone"),
         ("task=lm", {"batch_size": 0}, "batch_size=0"),
         ("task=lm", {"task.max_length": 300}, "300"),
+        ("task=lm", {"task.max_length": 128, "data.row_length": 64}, "data.row_length=64"),
+        (
+            "task=lm,method=gradual",
+            {"optimizer.unfreeze_every": 2.5, "task.max_length": 32},
+            r"at epoch [\d.]+ of 3; give",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_said(llama, fields, axes, changed, told):
@@ -138,6 +197,15 @@ def test_the_command(llama, capsys, monkeypatch):
         assert main(["plan", told, f"--topology={name}"]) == 2
         err = capsys.readouterr().err
         assert f"pip install 'ftjax[{package}]'" in err and err.count("\n") == 1
+
+
+def test_a_trial_that_cannot_be_planned_leaves_the_others(capsys):
+    assert main(["plan", "experiments/kim_rush.py", "--config.task.max_length=32"]) == 2
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    planned = {line.split(" x 3")[0]: "not planned: distill=token" not in line for line in lines[1:6]}
+    assert planned == {"Baseline": True, "Word-KD": False, "Seq-KD": True, "Seq-Inter": True, "all three": False}
+    assert err == "ftjax: 2 of 5 cannot be planned: Word-KD; all three\n"
 
 
 def test_a_table_has_a_line_for_each_cell(capsys):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ftjax.data.bad import BadRows
 from ftjax.data.flan import INSTRUCTIONS, drawn
-from ftjax.data.sources import Row
+from ftjax.data.sources import Row, none_left
 from ftjax.data.tasks import agnews, cola, copa, e2e, mnli, mrpc, multi30k, qqp, rte, sick, squad, sst2, stsb
 from ftjax.data.tasks.table import limited
 from ftjax.data.tasks.task import Split, Task, Text
@@ -21,8 +21,6 @@ PARTS: dict[str, Task] = {
     module.__name__.rpartition(".")[2]: module.TASK
     for module in (sst2, mrpc, qqp, stsb, rte, sick, mnli, cola, agnews, copa, e2e, multi30k, squad)
 }
-# what a part's own messages name, before the field
-FIELD = re.compile(r"\btask\.(?=(data|files|columns|max_train_rows|max_eval_rows|genre|source|target|test_set)\b)")
 
 
 def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
@@ -94,14 +92,17 @@ def _in_turn(rows: int, wanted: int, seed: str) -> Iterator[tuple[int, int]]:
 def _slots(name: str, cfg: Any, split: Split, bad: BadRows) -> list[tuple[str, dict[str, Any]]]:
     """(place, slots of the wordings) of a part's rows. What is wrong names the part's fields as a user writes them."""
     task, out, before = PARTS[name], [], len(bad.messages)
+    field = re.compile(rf"\btask\.(?=({'|'.join(cfg.to_dict())})\b)")
     try:
         classes = task.classes(cfg)
         for row in task.load(cfg, split, bad):
             with bad:
                 out.append((row.where, INSTRUCTIONS[name].slots(cfg, row, task.example(row, ""), classes)))
     except UserError as error:
-        raise UserError(FIELD.sub(f"task.parts.{name}.", str(error))) from None
-    bad.messages[before:] = [FIELD.sub(f"task.parts.{name}.", message) for message in bad.messages[before:]]
+        raise UserError(field.sub(f"task.parts.{name}.", str(error))) from None
+    bad.messages[before:] = [field.sub(f"task.parts.{name}.", message) for message in bad.messages[before:]]
+    if not out:
+        raise none_left(f"task.parts.{name}", bad.messages[before:])
     return out
 
 

@@ -39,8 +39,11 @@ def read(path: Path, columns: Columns, bad: BadRows) -> list[Row]:
         raise UserError(f"{path}: not WebNLG's format, entries[] > number > an entry ({error!r})") from None
 
 
-def expand(row: Row) -> Iterator[Row]:
-    """A row for each good text of an entry; a row without triples stays as it is."""
+def expand(row: Row, bad: BadRows) -> Iterator[Row]:
+    """A row for each good text of an entry; a row without triples stays as it is.
+
+    An entry's empty text, as an entry of the published development set has two, is left out and counted whatever `bad`'s policy is.
+    """
     name = next((name for name in ("triples", "modifiedtripleset", "modified_triple_sets") if name in row), None)
     if name is None:
         yield row
@@ -61,6 +64,9 @@ def expand(row: Row) -> Iterator[Row]:
     for text in texts:
         if text.get("comment") == "good":
             completion = text.get("text", text.get("lex"))
+            if isinstance(completion, str) and not completion.strip():
+                bad.messages.append(f"{row.where}: the completion is empty; give it text")
+                continue
             yield Row({"context": context, "completion": completion, "category": row.get("category")}, row.where)
 
 
@@ -68,7 +74,9 @@ def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
     """Rows with the roles `context`, `completion` and `category`, those of cfg.categories."""
     groups = {"seen": SEEN, "unseen": UNSEEN}
     wanted = {name for chosen in cfg.categories for name in groups.get(chosen, (chosen,))}
-    rows = load_all(cfg, split, bad, SOURCE)
+    check = partial(described, eos="")
+    source = Source(COLUMNS, check, FILES, hub={"validation": "dev"}, read=read, expand=partial(expand, bad=bad))
+    rows = load_all(cfg, split, bad, source)
     chosen = [row for row in rows if not wanted or row.get("category") in wanted]
     if not chosen:
         there = ", ".join(sorted({row.get("category", "none") for row in rows}))
@@ -76,5 +84,4 @@ def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
     return limited(chosen, cfg, split)
 
 
-SOURCE = Source(COLUMNS, partial(described, eos=""), FILES, hub={"validation": "dev"}, read=read, expand=expand)
 TASK = Task(("lm",), COLUMNS, load, described, ("perplexity", "bleu", "chrf"))
