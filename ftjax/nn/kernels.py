@@ -4,8 +4,11 @@ Neither makes an array of queries by keys. Both read who sees whom off segments 
 segment positions are in that order: packed rows and padding on either side are the same to them.
 """
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +20,7 @@ from ftjax.errors import UserError
 
 BLOCK, LANES = 512, 128  # splash's largest tile, and what its tiles are multiples of
 ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that rows and heads are spread over
+_TARGET: ContextVar[tuple[str, tuple[int, int]] | None] = ContextVar("target", default=None)
 
 
 class Request(NamedTuple):
@@ -44,8 +48,26 @@ class Request(NamedTuple):
     cache: bool = False
 
 
+@contextlib.contextmanager
+def compiled_for(backend: str, capability: tuple[int, int] = (0, 0)) -> Iterator[None]:
+    """Within it, what is traced is for another machine: a backend as `jax.default_backend()` gives it there."""
+    token = _TARGET.set((backend, capability))
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+def backend() -> str:
+    """The backend that programs are traced for: this machine's, but for `compiled_for`."""
+    target = _TARGET.get()
+    return target[0] if target else jax.default_backend()
+
+
 def capability() -> tuple[int, int]:
-    """The CUDA compute capability of the first device here; (0, 0) if it has none."""
+    """The CUDA compute capability of the first device here, or of `compiled_for`; (0, 0) if it has none."""
+    if target := _TARGET.get():
+        return target[1]
     major, _, minor = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
 
