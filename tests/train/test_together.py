@@ -1,0 +1,63 @@
+"""Runs of one program: equal to the runs alone."""
+
+import json
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from ftjax import tree
+from ftjax.train import program
+from ftjax.train.checkpoint import read_best
+from ftjax.train.loop import train, train_together
+
+CLOCKS = {"train/examples_per_second", "train/tokens_per_second"}
+
+
+def rows(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKS} for line in lines]
+
+
+def last_state(workdir):
+    """{path: array} of the newest checkpoint."""
+    manager = ocp.CheckpointManager((workdir / "checkpoints" / "last").resolve())
+    found = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    manager.close()
+    return {path: np.asarray(x) for path, x in tree.flatten(found["state"]).items()}
+
+
+def same_run(mine, theirs, tolerance=1e-5):
+    """Two workdirs hold the same run to rounding: rows, the newest state, the best leaves, the result."""
+    for a, b in zip(rows(mine), rows(theirs), strict=True):
+        assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
+    for a, b in ((last_state(mine), last_state(theirs)), (read_best(mine), read_best(theirs))):
+        assert a.keys() == b.keys()
+        for path in a:
+            np.testing.assert_allclose(a[path], b[path], rtol=tolerance, atol=tolerance, err_msg=path)
+    a, b = (json.loads((x / "result.json").read_text()) for x in (mine, theirs))
+    assert a["metrics"] == pytest.approx(b["metrics"], rel=tolerance)
+    for name in ("steps", "config_hash", "trainable_parameters", "total_parameters", "seed"):
+        assert a[name] == b[name]
+    assert a["best"]["step"] == b["best"]["step"]
+
+
+COMMON = {"steps": 50, "eval_every": 25, "log_every": 10, "optimizer.warmup": 0.1}
+RATES = (1e-3, 5e-3)
+TRIALS = {
+    "lora": [{"method.rank": rank, "optimizer.learning_rate": rate, "seed": seed, "method.alpha": 4.0 * rank,
+              "method.dropout": 0.1 * rank} for rank, rate, seed in zip((1, 2, 4, 2), RATES * 2, (0, 0, 1, 1))],
+    "full": [{"optimizer.learning_rate": rate, "optimizer.weight_decay": rate * 10} for rate in RATES],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TRIALS)
+def test_together_is_alone(configure, tmp_path, method):
+    asked = [configure("text", method, **COMMON, **fields) for fields in TRIALS[method]]
+    folders = [tmp_path / str(i) for i in range(len(asked))]
+    results = train_together([(*one, folder) for one, folder in zip(asked, folders)])
+    assert {result["together"] for result in results} == {len(asked)}
+    for one, folder in zip(asked, folders):
+        assert train(*one, tmp_path / f"alone{folder.name}")["together"] == 1
+        same_run(folder, tmp_path / f"alone{folder.name}")
