@@ -15,7 +15,7 @@ from ftjax.parallel.mesh import make_mesh, place_batch
 from ftjax.parallel.processes import Terminated, check_all_used
 from ftjax.train.course import Course
 from ftjax.train.fields import Fields
-from ftjax.train.program import make_program, programs
+from ftjax.train.program import make_program, programs, room
 from ftjax.train.report import gradient_report
 
 
@@ -48,15 +48,17 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
             courses.append(Course(*one, mesh, courses))
         for course in courses:
             course.claim()
-        left: list[Course] = []
-        for course in courses:
-            if course.result is None:
-                course.open(mesh, left, "/".join(course.workdir.parts[-2:]) if len(courses) > 1 else "")
-                left.append(course)
-        for part in programs(left, mesh):
-            if len(left) > 1:
-                part[0].log.say(f"together {len(part)} of {len(left)} runs")
-            _train(part, mesh, terminated)
+        left = sorted((c for c in courses if c.result is None), key=lambda course: course.f.seed)
+        size = room(left) if len(left) > 1 else 1
+        for at in range(0, len(left), size):
+            opened: list[Course] = []
+            for course in left[at : at + size]:
+                course.open(mesh, opened, "/".join(course.workdir.parts[-2:]) if len(courses) > 1 else "")
+                opened.append(course)
+            for part in programs(opened, mesh):
+                if len(left) > 1:
+                    part[0].log.say(f"together {len(part)} of {len(left)} runs; memory holds {size}")
+                _train(part, mesh, terminated)
     if failed := [course.failed for course in courses if course.failed]:
         raise RunError("; ".join(failed))
     return [course.result for course in courses if course.result is not None]

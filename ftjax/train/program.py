@@ -26,6 +26,7 @@ from ftjax.train.step import make_step
 Tree = Any
 Means = list[dict[str, float]]
 DATA = ("learning_rate", "weight_decay")  # fields of the optimizer that may differ, if they are not 0
+PADDED = ("adamw", "adam", "sgd")  # optimizers that treat every number for itself
 SHARE = 0.8  # of the free memory that a program may take
 
 
@@ -150,26 +151,44 @@ def make_program(courses: Sequence[Course], mesh: Mesh) -> Alone | Together:
 
 
 def programs(courses: Sequence[Course], mesh: Mesh) -> list[list[Course]]:
-    """Opened courses, by what can be one program: those at the same step, with leaves of the same structure and batches
-    of the same shapes (in buckets: of the same order), and no more than memory holds."""
+    """Opened courses, by what can be one program: those at the same step, with leaves of the same structure, and of the
+    same sizes where the method or the optimizer needs them, and batches of the same shapes (in buckets: of the same
+    order)."""
     found: dict[Any, list[Course]] = {}
     for number, course in enumerate(courses):
-        shapes = course.data.loader.shapes
-        leaves = (course.state, course.frozen)
-        pads = course.parts.method.pads and course.f.optimizer.name in ("adamw", "adam", "sgd")
-        key: Any = (
-            course.start, course.steps, shapes, course.f.seed if len(shapes) > 1 else None,
-            jax.tree.structure(leaves), None if pads else tuple(x.shape for x in jax.tree.leaves(leaves)),
-            tuple(getattr(course.f.optimizer, name) == 0 for name in DATA),
+        optimizer, shapes = course.f.optimizer, course.data.loader.shapes
+        trained = (course.state, course.frozen)
+        key = (
+            course.start, course.steps, course.eval_every, shapes, course.f.seed if len(shapes) > 1 else None,
+            jax.tree.structure(trained), None if pads(course) else tuple(x.shape for x in jax.tree.leaves(trained)),
+            tuple(getattr(optimizer, name) == 0 for name in DATA),
             number if mesh.size > 1 or course.lesson.rollout else None,
         )  # fmt: skip
         found.setdefault(key, []).append(course)
-    return [part for each in found.values() for part in _that_fit(each)]
+    return list(found.values())
 
 
-def _that_fit(courses: list[Course]) -> list[list[Course]]:
-    """Equal parts, each of as many runs as memory holds beside what is there."""
-    return [courses]
+def pads(course: Course) -> bool:
+    """Whether leaves of other sizes may be filled up with zeros; what divides by means of squares would see them."""
+    return course.parts.method.pads and course.f.optimizer.name in PADDED
+
+
+def room(courses: Sequence[Course]) -> int:
+    """How many runs fit into the free memory, by a bound of what one takes: its trainable leaves, their moments,
+    gradients and copies, and what the backward pass keeps of the largest batch."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    free = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else psutil.virtual_memory().available
+    return max(int(SHARE * free / max(map(_bytes, courses))), 1)
+
+
+def _bytes(course: Course) -> int:
+    cfg, leaves = course.parts.model.cfg, tree.split(course.parts.variables, course.parts.labels)[0]
+    most = 0
+    for rows, length, labels, source in course.data.loader.shapes:
+        scores = min(rows * max(labels, 1), course.f.loss.chunk) * max(cfg.vocab_size, 1) if labels else 0
+        each = 18 * cfg.hidden_size + 4 * cfg.ffn_size + 3 * cfg.num_heads * max(length, source)
+        most = max(most, rows * (length + source) * cfg.num_layers * each + 3 * scores)
+    return 4 * (6 * tree.count(leaves) + most // course.f.micro_batches)
 
 
 def _stack(leaves: Sequence[jax.Array]) -> jax.Array:

@@ -13,7 +13,7 @@ import pytest
 
 from ftjax import tree
 from ftjax.errors import Preempted, RunError, UserError
-from ftjax.train import course, loop, program
+from ftjax.train import course, program
 from ftjax.train.checkpoint import read_best
 from ftjax.train.loop import train
 from ftjax.train.restore import load_run

@@ -7,10 +7,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ftjax import tree
-from ftjax.train import program
 from ftjax.train.checkpoint import read_best
 from ftjax.train.loop import train, train_together
 
+NOISE = "attn/k/bias"  # has no gradient but rounding, of which Adam makes whole steps
 CLOCKS = {"train/examples_per_second", "train/tokens_per_second"}
 
 
@@ -34,7 +34,7 @@ def same_run(mine, theirs, tolerance=1e-5):
         assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
     for a, b in ((last_state(mine), last_state(theirs)), (read_best(mine), read_best(theirs))):
         assert a.keys() == b.keys()
-        for path in a:
+        for path in a.keys() - {path for path in a if path.endswith(NOISE)}:
             np.testing.assert_allclose(a[path], b[path], rtol=tolerance, atol=tolerance, err_msg=path)
     a, b = (json.loads((x / "result.json").read_text()) for x in (mine, theirs))
     assert a["metrics"] == pytest.approx(b["metrics"], rel=tolerance)
