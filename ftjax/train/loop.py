@@ -91,7 +91,7 @@ def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
             raise Preempted(f"SIGTERM: the state is saved at step {n}; the same command goes on")
         if profile_steps and n == start + 2:
             jax.profiler.start_trace(str(first.workdir / "profile"))
-        hosts, batch = next(stream)
+        hosts, batch = next(stream)  # of several runs one of each part
         if first.lesson.rollout:
             hosts = [first.lesson.rollout(n, program.state["train"], program.frozen, hosts[0])]
             batch = place_batch(hosts[0], mesh)
@@ -99,11 +99,11 @@ def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
         n += 1
         for i, course in going:
             if n == 1:
-                has = np.asarray(has_gradient).reshape(len(courses), -1)[i]
-                course.log.say(gradient_report(program.state["train"], has))
+                has = np.concatenate([np.atleast_2d(part) for part in has_gradient])[i]
+                course.log.say(gradient_report(program.own(i)[1], has))
             course.count(hosts[i], batch_shape(batch if len(courses) == 1 else hosts[i]))
         if profile_steps and n == start + 2 + profile_steps:
-            jax.block_until_ready(program.state)
+            jax.block_until_ready(program.own(0))
             jax.profiler.stop_trace()
         evaluates = n % first.eval_every == 0 or n == first.steps
         if n % first.f.log_every and not evaluates:

@@ -27,6 +27,8 @@ Tree = Any
 Means = list[dict[str, float]]
 DATA = ("learning_rate", "weight_decay")  # fields of the optimizer that may differ, if they are not 0
 PADDED = ("adamw", "adam", "sgd")  # optimizers that treat every number for itself
+TOKENS = 256  # of a program's batches on a CPU, at most, if it is of several runs
+STEP = 16  # what sizes are filled up to at most: more would cost more than a compilation
 SHARE = 0.8  # of the free memory that a program may take
 
 
@@ -50,12 +52,12 @@ class Alone:
         for host, batch in device_batches(self.courses[0].batches, self._mesh):
             yield [host], batch
 
-    def __call__(self, batch: dict) -> jax.Array:
-        """A step; whether each leaf had a gradient, `[leaves]`, or of several runs `[N, leaves]`."""
+    def __call__(self, batch: dict) -> list[jax.Array]:
+        """A step; whether each leaf had a gradient, `[leaves]` or, of a part of several runs, `[width, leaves]`."""
         self.state, metrics = self.step(self.state, self.frozen, batch, self._key)
         has_gradient = metrics.pop("has_gradient")
         self.window.append(metrics)
-        return has_gradient
+        return [has_gradient]
 
     def means(self) -> Means:
         """Of each run, the means of the metrics since the last call."""
@@ -72,77 +74,123 @@ class Alone:
 
 
 class Together:
-    """The program of several runs, as `Alone`."""
+    """The program of several runs, as `Alone`; one executable takes `width` of them at a time."""
 
     def __init__(self, courses: Sequence[Course], mesh: Mesh):
         self.courses, self._mesh, first = list(courses), mesh, courses[0]
+        self.width = _width(courses)
         self._like = [jax.eval_shape(lambda x: x, course.state) for course in courses]
-        self.state = place(_stacked([course.state for course in courses]), mesh)
+        most = jax.tree.map(lambda *xs: jax.ShapeDtypeStruct(_most(xs), xs[0].dtype), *self._like)
+        parts = self._parts([course.state for course in courses])
+        self.states = [
+            place(jax.tree.map(lambda size, *xs: self._lay(xs, size.shape), most, *part), mesh) for part in parts
+        ]
         for course in courses:
             del course.state
-        self._seeds: list[Course] = []  # a course of each order of the data
+        self._orders: list[Course] = []  # a course of each order of the data
+        self._order: list[int] = []  # of each run
         for course in courses:
-            same = [other for other in self._seeds if other.data is course.data]
-            course.batches = same[0].batches if same else course.iterate()
-            self._seeds += [] if same else [course]
+            same = [n for n, other in enumerate(self._orders) if other.data is course.data]
+            self._order.append(same[0] if same else len(self._orders))
+            self._orders += [] if same else [course]
+            course.batches = self._orders[same[0]].batches if same else course.iterate()
         leaves = [jax.tree.leaves(course.frozen) for course in courses]
         self._frozen = jax.tree.structure(first.frozen)
-        self._shared, own = [], []
-        for each in zip(*leaves):
-            same = all(x is each[0] for x in each)
-            self._shared.append(each[0] if same else None)
-            own.append(None if same else _stack(each))
-        given = {name: jnp.asarray([getattr(c.f.optimizer, name) for c in courses], jnp.float32) for name in DATA}
-        given = {name: values for name, values in given.items() if values.all()}
-        self.frozen = self._shared, (own, given)
-        self._keys = jnp.stack([jax.random.key(course.f.seed) for course in courses])
+        self._shared = [each[0] if all(x is each[0] for x in each) else None for each in zip(*leaves)]
+        given = {name: [float(getattr(c.f.optimizer, name)) for c in courses] for name in DATA}
+        given = {name: values for name, values in given.items() if all(values)}
+        size = [_most(each) for each in zip(*leaves)]
+        self._own = []
+        for part in self._parts(range(len(courses))):
+            own = [None if x is not None else self._lay([leaves[i][n] for i in part], size[n])
+                   for n, x in enumerate(self._shared)]  # fmt: skip
+            data = {name: self._lay([np.float32(values[i]) for i in part], ()) for name, values in given.items()}
+            keys = jnp.stack([jax.random.key(courses[i].f.seed) for i in part])
+            self._own.append((own, data, keys if self.width > 1 else keys[0]))
         cfg = first.f.optimizer.to_dict()
 
-        def one(state: Tree, own: Any, batch: dict, key: jax.Array, shared: Any) -> tuple[Tree, dict]:
-            own, given = own
-            tx, _ = first.optimizer(SimpleNamespace(**cfg | given))
+        def one(state: Tree, own: Any, batch: dict, shared: Any) -> tuple[Tree, dict]:
+            leaves, data, key = own
+            tx, _ = first.optimizer(SimpleNamespace(**cfg | data))
             step = make_step(first.parts.objective.loss, tx, first.f.micro_batches)
-            return step(state, self._joined(shared, own), batch, key)
+            return step(state, self._joined(shared, leaves), batch, key)
 
-        axes = (0, 0, 0 if len(self._seeds) > 1 else None, 0, None)
-        together = jax.vmap(one, axes)
-        self.step = Compiled(
-            lambda state, frozen, batch, key: together(state, frozen[1], batch, key, frozen[0]), donate_argnums=0
-        )
+        several = len(self._orders) > 1
+        act = jax.vmap(one, (0, 0, 0 if several else None, None)) if self.width > 1 else one
+        self.step = Compiled(lambda state, shared, batch, own: act(state, own, batch, shared), donate_argnums=0)
         self._take = jax.jit(lambda values, i: jax.tree.map(lambda x: x[i], values))
-        entries = zip(*(course.window for course in courses))
-        self.window = [{k: np.asarray([one[k] for one in each], np.float32) for k in each[0]} for each in entries]
+        windows = [list(zip(*(course.window for course in part))) for part in self._parts(courses)]
+        self._window: list[list[dict[str, Any]]] = [
+            [{k: self._lay([np.float32(one[k]) for one in each], ()) for k in each[0]} for each in entries]
+            for entries in windows
+        ]
+
+    def _parts(self, items: Sequence[Any]) -> list[Sequence[Any]]:
+        return [items[at : at + self.width] for at in range(0, len(items), self.width)]
+
+    def _lay(self, leaves: Sequence[Any], shape: tuple[int, ...]) -> jax.Array:
+        """`[width, *shape]`, zeros at the ends; one run's has no leading axis."""
+        out = np.zeros((len(leaves), *shape), leaves[0].dtype)
+        for i, x in enumerate(leaves):
+            out[i, *map(slice, x.shape)] = x
+        return jnp.asarray(out if self.width > 1 else out[0])
 
     def _joined(self, shared: Any, own: Any) -> Tree:
         return jax.tree.unflatten(self._frozen, [y if x is None else x for x, y in zip(shared, own)])
 
-    def stream(self) -> Iterator[tuple[list[dict], dict]]:
-        orders = [next(n for n, c in enumerate(self._seeds) if c.data is course.data) for course in self.courses]
-        if len(self._seeds) == 1:
-            for host, batch in device_batches(self.courses[0].batches, self._mesh):
-                yield [host] * len(orders), batch
-        for each in zip(*(course.batches for course in self._seeds)):
-            hosts = [each[n] for n in orders]
-            yield hosts, place_batch({name: np.stack([host[name] for host in hosts]) for name in each[0]}, self._mesh)
+    def stream(self) -> Iterator[tuple[list[dict], list[dict]]]:
+        """(host batch of each run, device batch of each part)."""
+        for each in zip(*(course.batches for course in self._orders)):
+            hosts = [each[n] for n in self._order]
+            if len(each) == 1 or self.width == 1:
+                placed = [place_batch(batch, self._mesh) for batch in each]
+                yield hosts, [placed[part[0]] for part in self._parts(self._order)]
+            else:
+                stacked = [{k: np.stack([host[k] for host in part]) for k in each[0]} for part in self._parts(hosts)]
+                yield hosts, [place_batch(batch, self._mesh) for batch in stacked]
 
-    def __call__(self, batch: dict) -> jax.Array:
-        self.state, metrics = self.step(self.state, self.frozen, batch, self._keys)
-        has_gradient = metrics.pop("has_gradient")
-        self.window.append(metrics)
+    def __call__(self, batches: list[dict]) -> list[jax.Array]:
+        has_gradient = []
+        for i, batch in enumerate(batches):
+            self.states[i], metrics = self.step(self.states[i], self._shared, batch, self._own[i])
+            has_gradient.append(metrics.pop("has_gradient"))
+            self._window[i].append(metrics)
         return has_gradient
 
     def means(self) -> Means:
-        means, self.window = jax.device_get(mean_of(self.window)), []
-        return [{name: float(x[i]) for name, x in means.items()} for i in range(len(self.courses))]
+        means = jax.device_get([mean_of(window) for window in self._window])
+        self._window = [[] for _ in means]
+        return [one for each in means for one in self._each(each)]
+
+    def _each(self, metrics: dict[str, np.ndarray]) -> Means:
+        """Of each run of a part."""
+        return [{name: float(np.atleast_1d(x)[i]) for name, x in metrics.items()} for i in range(self.width)]
 
     def windows(self) -> list[Means]:
-        window = jax.device_get(self.window)
-        return [[{k: float(x[i]) for k, x in one.items()} for one in window] for i in range(len(self.courses))]
+        parts = [[self._each(one) for one in window] for window in jax.device_get(self._window)]
+        return [[one[i] for one in part] for part in parts for i in range(self.width)]
 
     def own(self, i: int) -> tuple[Tree, Tree, Tree]:
-        state, own = self._take((self.state, self.frozen[1][0]), i)
+        part, at = divmod(i, self.width)
+        values = self.states[part], self._own[part][0]
+        state, own = self._take(values, at) if self.width > 1 else values
         cut = jax.tree.map(lambda x, like: np.asarray(x)[tuple(map(slice, like.shape))], state, self._like[i])
         return place(cut, self._mesh), state["train"], self._joined(self._shared, own)
+
+
+def _most(leaves: Sequence[Any]) -> tuple[int, ...]:
+    """The largest size along each axis."""
+    return tuple(map(max, *(x.shape for x in leaves)))
+
+
+def _width(courses: Sequence[Course]) -> int:
+    """How many runs an executable takes at a time. On a CPU one as soon as its batch fills the matrix products: side by
+    side their activations leave the caches (16 of 512 tokens take 1.7 times the time of one by one)."""
+    wanted = len(courses)
+    if jax.default_backend() == "cpu":
+        tokens = max(rows * max(length + source, 1) for rows, length, _, source in courses[0].data.loader.shapes)
+        wanted = min(max(TOKENS // tokens, 1), wanted)
+    return max(n for n in range(1, wanted + 1) if len(courses) % n == 0)
 
 
 def make_program(courses: Sequence[Course], mesh: Mesh) -> Alone | Together:
@@ -160,12 +208,16 @@ def programs(courses: Sequence[Course], mesh: Mesh) -> list[list[Course]]:
         trained = (course.state, course.frozen)
         key = (
             course.start, course.steps, course.eval_every, shapes, course.f.seed if len(shapes) > 1 else None,
-            jax.tree.structure(trained), None if pads(course) else tuple(x.shape for x in jax.tree.leaves(trained)),
+            jax.tree.structure(trained), _sizes(jax.tree.leaves(trained), STEP if pads(course) else 1),
             tuple(getattr(optimizer, name) == 0 for name in DATA),
             number if mesh.size > 1 or course.lesson.rollout else None,
         )  # fmt: skip
         found.setdefault(key, []).append(course)
     return list(found.values())
+
+
+def _sizes(leaves: Sequence[jax.Array], step: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(-(-n // step) for n in x.shape) for x in leaves)
 
 
 def pads(course: Course) -> bool:
@@ -189,18 +241,6 @@ def _bytes(course: Course) -> int:
         each = 18 * cfg.hidden_size + 4 * cfg.ffn_size + 3 * cfg.num_heads * max(length, source)
         most = max(most, rows * (length + source) * cfg.num_layers * each + 3 * scores)
     return 4 * (6 * tree.count(leaves) + most // course.f.micro_batches)
-
-
-def _stack(leaves: Sequence[jax.Array]) -> jax.Array:
-    """`[N, ...]`, of the largest size along each axis, zeros at the ends."""
-    out = np.zeros((len(leaves), *map(max, *(x.shape for x in leaves))), leaves[0].dtype)
-    for i, x in enumerate(leaves):
-        out[i, *map(slice, x.shape)] = x
-    return jnp.asarray(out)
-
-
-def _stacked(trees: Sequence[Tree]) -> Tree:
-    return jax.tree.map(lambda *leaves: _stack(leaves), *trees)
 
 
 def mean_of(window: Sequence[dict[str, Any]]) -> dict[str, jax.Array]:

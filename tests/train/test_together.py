@@ -7,6 +7,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ftjax import tree
+from ftjax.train import program
 from ftjax.train.checkpoint import read_best
 from ftjax.train.loop import train, train_together
 
@@ -61,3 +62,19 @@ def test_together_is_alone(configure, tmp_path, method):
     for one, folder in zip(asked, folders):
         assert train(*one, tmp_path / f"alone{folder.name}")["together"] == 1
         same_run(folder, tmp_path / f"alone{folder.name}")
+
+
+def test_side_by_side_is_alone_too(configure, tmp_path, monkeypatch):
+    """As on an accelerator, where one executable takes several runs; one of them stops early."""
+    monkeypatch.setattr(program, "TOKENS", 1 << 20)
+    rates = {"optimizer.learning_rate": 0.0, "early_stopping": 2}, {"early_stopping": 2}
+    fields = {"steps": 12, "eval_every": 2, "log_every": 2, "method.dropout": 0.1}
+    for orders in (0, 1):  # the same and another order of the data
+        asked = [configure("text", "lora", **fields, **rate, seed=orders * i, **{"method.rank": 1 + i})
+                 for i, rate in enumerate(rates)]  # fmt: skip
+        folders = [tmp_path / f"{orders}{name}" for name in "ab"]
+        made = train_together([(*one, folder) for one, folder in zip(asked, folders)])
+        for i, (one, folder) in enumerate(zip(asked, folders)):
+            assert train(*one, tmp_path / f"alone{folder.name}")["steps"] == made[i]["steps"]
+            same_run(folder, tmp_path / f"alone{folder.name}")
+        assert [result["steps"] for result in made] == [6, 12]
