@@ -25,7 +25,7 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
 def differ(runs: Sequence[Run]) -> list[str]:
     """The fields in which runs differ."""
     first = runs[0].config
-    return [name for name in first if any(run.config.get(name) != first[name] for run in runs)]
+    return [name for name in sorted(first) if any(run.config.get(name) != first[name] for run in runs)]
 
 
 def _program(run: Run) -> str:
