@@ -50,8 +50,11 @@ class Course:
     """A run. Made, it is found right and nothing is written; opened, it stands where it stood.
 
     state: {train, opt, step} once opened, until a program takes it; frozen: what does not train.
+    batches: where its data stand, its own or those of a run of the same order; a program's to set.
     failed: why it cannot go on. result: what its `result.json` holds, once it is there.
     """
+
+    batches: grain.DatasetIterator
 
     def __init__(
         self, config: ConfigDict, default: ConfigDict, workdir: Path, mesh: Mesh, beside: Sequence["Course"] = ()

@@ -1,6 +1,7 @@
 """The training loop: it reads top to bottom, and is the only one there is."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
         for course in courses:
             course.claim()
         left = sorted((c for c in courses if c.result is None), key=lambda course: course.f.seed)
-        size = room(left) if len(left) > 1 else 1
+        size, free = room(left) if len(left) > 1 else 1, 0.0  # when the one before was done
         for at in range(0, len(left), size):
             opened: list[Course] = []
             for course in left[at : at + size]:
@@ -58,7 +59,10 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
             for part in programs(opened, mesh):
                 if len(left) > 1:
                     part[0].log.say(f"together {len(part)} of {len(left)} runs; memory holds {size}")
+                for course in part:
+                    course.began = max(course.began, free)
                 _train(part, mesh, terminated)
+                free = time.perf_counter()
     if failed := [course.failed for course in courses if course.failed]:
         raise RunError("; ".join(failed))
     return [course.result for course in courses if course.result is not None]
@@ -66,7 +70,7 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
 
 def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
     first = courses[0]
-    program = make_program(courses, mesh)
+    program: Any = make_program(courses, mesh)  # of one run or of several
     step, stream = program.step, program.stream()
     profile_steps, start = first.f.profile_steps, first.start
     going = list(enumerate(courses))
