@@ -88,7 +88,7 @@ def steps(folder: Path, name: str, args: argparse.Namespace) -> dict[str, float]
             for kind, program in programs.items():
                 began, done = time.perf_counter(), []
                 for _ in range(len(cells) if kind == "apart" else 1):
-                    done = program(batches[kind])
+                    done = program(batches[kind], range(len(program.courses)))
                 jax.block_until_ready(done)
                 times[kind].append(1e3 * (time.perf_counter() - began))
     return {kind: min(each[1:]) for kind, each in times.items()}

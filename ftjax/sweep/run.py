@@ -122,7 +122,8 @@ class Sweeper:
         for group in groups:
             what = f"{len(group)} runs as one program, by {', '.join(differ(group))}: " if len(group) > 1 else ""
             self.say(f"{'together' if what else 'alone':<12} {what}{group[0].label}{', ...' if what else ''}")
-        return [*groups, *([run] for run in runs if run not in left)]
+        there = {run.folder for run in left}
+        return [*groups, *([run] for run in runs if run.folder not in there)]
 
     def _others(self, run: Run) -> list[Record]:
         """Those of its group that are to be started too, and have not failed together."""

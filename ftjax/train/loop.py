@@ -99,7 +99,7 @@ def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
         if first.lesson.rollout:
             hosts = [first.lesson.rollout(n, program.state["train"], program.frozen, hosts[0])]
             batch = place_batch(hosts[0], mesh)
-        has_gradient = program(batch)
+        has_gradient = program(batch, [i for i, _ in going])
         n += 1
         for i, course in going:
             if n == 1:

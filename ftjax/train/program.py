@@ -52,8 +52,9 @@ class Alone:
         for host, batch in device_batches(self.courses[0].batches, self._mesh):
             yield [host], batch
 
-    def __call__(self, batch: dict) -> list[jax.Array]:
-        """A step; whether each leaf had a gradient, `[leaves]` or, of a part of several runs, `[width, leaves]`."""
+    def __call__(self, batch: dict, going: Sequence[int]) -> list[jax.Array]:
+        """A step, at least of the runs that are going on; whether each leaf had a gradient, `[leaves]` or, of a part of
+        several runs, `[width, leaves]`."""
         self.state, metrics = self.step(self.state, self.frozen, batch, self._key)
         has_gradient = metrics.pop("has_gradient")
         self.window.append(metrics)
@@ -149,16 +150,17 @@ class Together:
                 stacked = [{k: np.stack([host[k] for host in part]) for k in each[0]} for part in self._parts(hosts)]
                 yield hosts, [place_batch(batch, self._mesh) for batch in stacked]
 
-    def __call__(self, batches: list[dict]) -> list[jax.Array]:
+    def __call__(self, batches: list[dict], going: Sequence[int]) -> list[jax.Array]:
         has_gradient = []
-        for i, batch in enumerate(batches):
+        for i in sorted({run // self.width for run in going}):
+            batch = batches[i]
             self.states[i], metrics = self.step(self.states[i], self._shared, batch, self._own[i])
             has_gradient.append(metrics.pop("has_gradient"))
             self._window[i].append(metrics)
         return has_gradient
 
     def means(self) -> Means:
-        means = jax.device_get([mean_of(window) for window in self._window])
+        means = jax.device_get([mean_of(window) if window else {} for window in self._window])
         self._window = [[] for _ in means]
         return [one for each in means for one in self._each(each)]
 
@@ -230,17 +232,20 @@ def room(courses: Sequence[Course]) -> int:
     gradients and copies, and what the backward pass keeps of the largest batch."""
     stats = jax.local_devices()[0].memory_stats() or {}
     free = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else psutil.virtual_memory().available
-    return max(int(SHARE * free / max(map(_bytes, courses))), 1)
+    own, kept = map(max, zip(*map(_bytes, courses)))
+    most = (SHARE * free - kept) / own if _width(courses) == 1 else SHARE * free / (own + kept)
+    return max(int(most), 1)
 
 
-def _bytes(course: Course) -> int:
+def _bytes(course: Course) -> tuple[int, int]:
+    """Of a run's own leaves, of the activations."""
     cfg, leaves = course.parts.model.cfg, tree.split(course.parts.variables, course.parts.labels)[0]
     most = 0
     for rows, length, labels, source in course.data.loader.shapes:
-        scores = min(rows * max(labels, 1), course.f.loss.chunk) * max(cfg.vocab_size, 1) if labels else 0
+        scores = min(rows * labels, course.f.loss.chunk) * cfg.vocab_size
         each = 18 * cfg.hidden_size + 4 * cfg.ffn_size + 3 * cfg.num_heads * max(length, source)
         most = max(most, rows * (length + source) * cfg.num_layers * each + 3 * scores)
-    return 4 * (6 * tree.count(leaves) + most // course.f.micro_batches)
+    return 4 * 6 * tree.count(leaves), 4 * most // course.f.micro_batches
 
 
 def mean_of(window: Sequence[dict[str, Any]]) -> dict[str, jax.Array]:

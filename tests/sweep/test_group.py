@@ -69,6 +69,8 @@ def test_trials_of_the_same_targets_are_one_process(sweep, run_all):
     for run in made.runs:
         [attempt] = read_attempts(run.folder)
         assert attempt.cause == "done" and attempt.log(run.folder).read_text() == "ftjax: the reason\n"
+    shared = {read_attempts(run.folder)[0].processes[-1] for run in made.runs}
+    assert len(shared) == 1 and len(read_attempts(made.runs[0].folder)[0].processes) == 2
     assert run_all(made)[1] == []
 
 
