@@ -7,6 +7,7 @@
     python -m experiments.speed load
     python -m experiments.speed data      --data=DIR
     python -m experiments.speed distill   --data=DIR
+    python -m experiments.speed sweep
 
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
@@ -38,6 +39,10 @@ share reached of the steps that memory allows: weights and half-full caches read
 (nano-gpt) and with a cache of its 64 likeliest tokens, in turn in one process, and the teacher's forward pass alone;
 and what XLA allots for the loss of a live teacher, by vocabulary and labelled positions, compiled only.
 
+`sweep` measures `ftjax sweep` of a table of LoRA's rank x learning rate on the shipped nano-gpt, start-up, compilation,
+evaluation and saving included: its trials as one program, and each in a process of its own, one and two at a time; and
+beside it the steps alone, of one program and one by one.
+
 For training the model is GPT-2 small in shape with random weights and GPT-2's tokenizer (`encoder.json`, `vocab.bpe`),
 written as a Hugging Face directory that both sides load; `--model` takes any other such directory of a GPT-2.
 A record goes to `experiments/results/speed.jsonl`; the last of each kind make `experiments/results/speed.md`.
@@ -56,7 +61,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import speed_data, speed_decode, speed_distill, speed_train
+from experiments import speed_data, speed_decode, speed_distill, speed_sweep, speed_train
 from ftjax.sweep.render import text_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,8 +80,8 @@ def in_process(kind: str, name: str, folder: Path, args: argparse.Namespace) -> 
 
 def part(kind: str, name: str, folder: Path, args: argparse.Namespace) -> None:
     """The inside of `in_process`."""
-    parts = speed_train.PARTS | speed_data.PARTS | {"generate": speed_decode.generate, "load": speed_decode.load}
-    parts |= {"distill": speed_distill.distill}
+    parts = speed_train.PARTS | speed_data.PARTS | speed_sweep.PARTS
+    parts |= {"generate": speed_decode.generate, "load": speed_decode.load, "distill": speed_distill.distill}
     print(json.dumps(parts[kind](folder, name, args)))
 
 
@@ -86,7 +91,7 @@ def measure(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if args.command not in ("data", "distill"):
+        if args.command not in ("data", "distill", "sweep"):
             (speed_decode if args.command in ("generate", "load") else speed_train).prepare(folder, args)
         if args.command == "train":
             result: Any = {side: [] for side in SIDES}
@@ -105,6 +110,11 @@ def measure(args: argparse.Namespace) -> None:
             result = {}
             for side in speed_data.SIDES:
                 result |= in_process(side, args.model, folder, args)
+        elif args.command == "sweep":
+            result = {}
+            for kind, name in speed_sweep.SIDES:
+                result[f"{kind} {name}"] = in_process(kind, name, folder, args)
+                print(kind, name, json.dumps(result[f"{kind} {name}"]), flush=True)
         elif args.command in ("methods", "distill"):
             result = in_process(args.command, "all", folder, args)
         else:
@@ -202,9 +212,23 @@ def distill_table(result: dict[str, Any]) -> str:
     return text_table(["a step", "ms", "ratio"], rows) + "\n\n" + text_table(columns, memory)
 
 
+def sweep_table(result: dict[str, Any]) -> str:
+    """Seconds of the table, and how many times those of one program."""
+    steps = result["steps all"]
+    ones = {name.removeprefix("table "): one for name, one in result.items() if name.startswith("table")}
+    base = ones["together"]["seconds"]
+    rows = [[f"{name}: {one['runs']} trials", *(f"{one[k]:.0f}" for k in ("seconds", "processor seconds")),
+             f"{one['seconds'] / base:.2f}"] for name, one in ones.items()]  # fmt: skip
+    rows.append(["a step of all, ms: together", f"{steps['together']:.0f}", "", "1.00"])
+    rows.append(
+        ["a step of all, ms: one by one", f"{steps['apart']:.0f}", "", f"{steps['apart'] / steps['together']:.2f}"]
+    )
+    return text_table(["the table", "seconds", "processor seconds", "against together"], rows)
+
+
 TABLES = {
     "train": train_table, "decompose": decompose_table, "methods": methods_table, "generate": generate_table,
-    "load": load_table, "data": data_table, "distill": distill_table,
+    "load": load_table, "data": data_table, "distill": distill_table, "sweep": sweep_table,
 }  # fmt: skip
 
 
@@ -235,7 +259,13 @@ def main() -> None:
     teaching.add_argument("--batch_size", type=int, default=32)
     teaching.add_argument("--steps", type=int, default=8, help="of a side in a round")
     teaching.add_argument("--rounds", type=int, default=5)
-    for command in (decoding, loading, feeding, teaching):
+    grouping = commands.add_parser("sweep", help="a table as one program")
+    grouping.add_argument("--task", default="vowels", help="vowels or reverse")
+    grouping.add_argument("--trials", type=int, default=16, help="the first so many of ranks x rates")
+    grouping.add_argument("--steps", type=int, default=150, help="of a trial")
+    grouping.add_argument("--batch_size", type=int, default=32)
+    grouping.add_argument("--rounds", type=int, default=5, help="of the steps alone")
+    for command in (decoding, loading, feeding, teaching, grouping):
         command.add_argument("--seed", type=int, default=0)
     for name, about in (
         ("train", "against transformers"),

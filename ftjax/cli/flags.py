@@ -4,6 +4,7 @@ import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -29,7 +30,7 @@ def define_fields(values: flags.FlagValues, argv: list[str], *roots: str) -> Non
         flags.DEFINE_string(name, None, "a field of all trials, or of the backend", flag_values=values)
 
 
-def given_fields(values: flags.FlagValues, root: str) -> dict[str, str]:
+def given_fields(values: flags.FlagValues, root: str) -> dict[str, Any]:
     """{field: text} of what was given of a root."""
     return {name.removeprefix(f"{root}."): values[name].value for name in values if name.startswith(f"{root}.")}
 

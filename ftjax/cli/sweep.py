@@ -1,8 +1,10 @@
 """ftjax sweep EXPERIMENT.py --scale=nano --workdir=DIR [--config.field=value ...]: runs what is missing of a table.
 
-What the experiment prepares (a teacher, a corpus) is made first, once, here. Each trial is a process; a failed one ends
-no other. The same command goes on after an interruption, and two of them on one folder share the work. Overrides are
-for all trials: --config.model.path=DIR --config.task.data=DIR.
+What the experiment prepares (a teacher, a corpus) is made first, once, here. Trials whose programs have the same shapes
+(differing in seed, learning rate, weight decay, LoRA's rank, alpha or dropout) are one process and one program
+(--notogether: each its own), each other one is a process; a failed one ends no other. The same command goes on after an
+interruption, and two of them on one folder share the work. Overrides are for all trials: --config.model.path=DIR
+--config.task.data=DIR.
 
 --on=slurm|gke|tpu_vm (a file of launch/) submits each missing trial as a job, with --launch.field=value for that
 backend's fields, and watches them; its jobs go on without it. --dry_run prints what would be submitted.
@@ -35,6 +37,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("config", "configs/default.py", "the config file of all trials", flag_values=values)
     flags.DEFINE_string("on", "local", "where trials run: local, or a file of launch/", flag_values=values)
     flags.DEFINE_integer("jobs", None, "trials at a time; by default 1, of jobs all", 1, flag_values=values)
+    flags.DEFINE_bool("together", True, "trials of one program in one process, here (not --on)", flag_values=values)
     flags.DEFINE_integer("retries", 1, "attempts after a failure", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("preemptions", 20, "attempts that SIGTERM may end", lower_bound=0, flag_values=values)
     flags.DEFINE_float(
@@ -82,8 +85,8 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
         sweep = planned()
         claim(sweep, get("config"))
     sweeper = Sweeper(
-        backend, jobs=get("jobs") or int(not backend.lasting), retries=get("retries"), preemptions=get("preemptions"),
-        stuck_after=get("stuck_after"),
+        backend, jobs=get("jobs") or int(not backend.lasting), together=get("together"), retries=get("retries"),
+        preemptions=get("preemptions"), stuck_after=get("stuck_after"),
     )  # fmt: skip
     records = _ended_with_children(lambda: sweeper(sweep.runs))
     for record in records:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ftjax.cli.flags import define_config, read_config
+from ftjax.cli.flags import define_config, read_config, run_config
 from ftjax.errors import UserError
 
 
@@ -14,12 +14,17 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     define_config(values, argv)
     flags.DEFINE_string("workdir", None, "the run's folder; an interrupted run goes on", flag_values=values)
     flags.DEFINE_string(
+        "together", None, "a JSON file of several runs' lists of flags, in their place", flag_values=values
+    )
+    flags.DEFINE_string(
         "distributed", None, "one of several processes: auto (Slurm, GKE, TPU VM), or HOST:PORT,I,N", flag_values=values
     )
 
 
 def main(values: flags.FlagValues) -> None:
     """Trains, and prints the result."""
+    if values["together"].value:
+        return _together(Path(values["together"].value))
     config, default = read_config(values)
     if not values["workdir"].value:
         raise UserError("give --workdir=DIR for the run's files")
@@ -31,3 +36,20 @@ def main(values: flags.FlagValues) -> None:
 
     result = train(config, default, Path(values["workdir"].value))
     print(json.dumps(result, indent=2))
+
+
+def _together(path: Path) -> None:
+    """Trains the runs of a file, as a sweep writes it."""
+    from ftjax.sweep.trial import resolve
+    from ftjax.train.loop import train_together
+
+    try:
+        runs = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--together={path}: cannot be read ({error})") from None
+    asked = []
+    for told in runs:
+        *flags_, workdir = told
+        file, _, axes = flags_[0].removeprefix("--config=").partition(":")
+        asked.append((resolve(flags_), run_config(file)(axes), Path(workdir.removeprefix("--workdir="))))
+    print(json.dumps(train_together(asked), indent=2))

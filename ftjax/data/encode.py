@@ -57,7 +57,7 @@ def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) ->
                     first = int(tokens[0] == tokenizer.bos_token_id)
                     kept = out.kept(len(tokens), first, 0)
                     begins = int(np.argmax(labels != IGNORED))
-                    asked = isinstance(texts[row], Text) and texts[row].prompt
+                    asked = isinstance(example := texts[row], Text) and example.prompt
                     tokens, labels = tokens[kept], labels[kept]
                     if out.left:
                         labels[: first + 1] = IGNORED

@@ -63,6 +63,8 @@ class Method(NamedTuple):
     expand: (adapters, params) -> adapters as the sites see them; inside the loss, and once before decoding or export.
     cuts: (cfg, L) -> rows at which the parameters of the layer stack are cut, where trainability changes.
     template: (cfg, the model's Config) -> what the method puts around the text.
+    pads: whether zeros at the ends of the axes of its leaves, and in all that goes with them, change nothing and get no
+      gradient other than zero: runs of several sizes are then one program.
     """
 
     init: Callable[[Context, Any, jax.Array], dict]
@@ -72,6 +74,7 @@ class Method(NamedTuple):
     cuts: Callable[[Any, int], tuple[int, ...]] = lambda cfg, rows: ()
     template: Callable[[Any, Config], Template | None] = lambda cfg, model: None
     paper: str = ""
+    pads: bool = False
     at_start: str = STARTS[0]  # what the model is before the first step
 
 

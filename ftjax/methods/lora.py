@@ -9,6 +9,8 @@ Trainable parameters: sum over sites of R (in + out); DoRA adds out.
   et al. 2024, eq. 5 and section 4.3). Of the embedding the columns are the D features, over the vocabulary.
 - `pissa`: s A B starts as the R largest singular directions of W, and W without them is frozen (Meng et al. 2024). Here
   W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported.
+- A rank filled up with zeros (columns of A, rows of B, scale) stays zero: each of the two gradients is a product with
+  the other's zeros.
 - LoRA+ (Hayou et al. 2024): A and B are the optimizer groups `lora_a` and `lora_b`: optimizer.group_rates=lora_b:16.
 
 Beside the linear sites there are `embed` (h + s A[ids] B; A zero, B normal at first) and `qkv`: one LoRA over the three
@@ -292,4 +294,4 @@ def combine(adapters: list[Any], weights: list[float]) -> Any:
     return tree.unflatten({path: together(path) for path in sites})
 
 
-METHOD = Method(init=init, labels=labels, merge=merge, expand=expand, paper="Hu et al. 2021")
+METHOD = Method(init=init, labels=labels, merge=merge, expand=expand, pads=True, paper="Hu et al. 2021")

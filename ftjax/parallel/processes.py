@@ -69,7 +69,7 @@ class Terminated:
 
     def listen(self) -> None:
         """Until then a signal ends the process, as there is nothing to save."""
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        if self._before is None and jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_: Any) -> None:

@@ -109,11 +109,12 @@ def least_seconds(f: Fields, program: Program, mesh: Mesh, machine: Machine, com
     """
     chip = machine.chip
     peak = chip.flops * (chip.fp32 if f.model.dtype == "float32" else 1)
+    _, length, scored = (*program.shape, 0)[:3]
     cfg, frozen = program.parts.model.cfg, tree.flatten(program.frozen)
-    is_head = cfg.tied_head and cfg.head in VOCABULARY and len(program.shape) > 2 and program.shape[2]
+    is_head = cfg.tied_head and cfg.head in VOCABULARY and scored
     tables = rf"params/embed/{'(?!tokens/)' if is_head else ''}.*embedding$"
     looked_up = tree.unflatten({path: x for path, x in frozen.items() if re.match(tables, path)})
-    read = compiled.read - (nbytes(looked_up, mesh) if program.shape[1] else 0)  # a step over features has none of them
+    read = compiled.read - (nbytes(looked_up, mesh) if length else 0)  # a step over features has none of them
     return {
         "arithmetic": program.flops / len(machine.devices) / peak,
         "memory": (max(read, 0) + compiled.outputs) / chip.bandwidth,

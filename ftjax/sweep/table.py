@@ -117,7 +117,8 @@ def facts(table: Table, now: str | None) -> list[str]:
     code = ", ".join(f"{commit} ({n})" if len(commits) > 1 else commit for commit, n in commits.items()) or "none yet"
     mismatch = f"; not all by the code as it is now, {now}" if done and set(commits) != {str(now)} else ""
     experiment, seeds = table.sweep.experiment, sorted({r.run.trial.seed for r in table.records})
-    seconds = sum((a.ended or a.started) - a.started for a in attempts)
+    processes = {(a.host, a.processes[-1]) if len(a.processes) > 1 else id(a): a for a in attempts}  # some share one
+    seconds = sum((a.ended or a.started) - a.started for a in processes.values())
     what = f"Final {', '.join(experiment.metrics.values())}"
     if not experiment.metrics:
         names = sorted({r.result["best"]["metric"] for r in done})

@@ -78,6 +78,10 @@ class Evaluator:
                 lambda train, frozen, batch: objective.loss(tree.join(train, frozen), batch, None), out_shardings=whole
             )
 
+    def compiled_with(self, other: "Evaluator") -> None:
+        """Takes the compiled function of the evaluator of another run of the same model, kind and method."""
+        self._run = other._run
+
     def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, Measure], Rows]:
         """(metrics, rows): all the answers that a metric needs, else `samples` of them.
 

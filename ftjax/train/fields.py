@@ -35,6 +35,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._config
 
+    def of(self, config: ConfigDict) -> "Fields":
+        """Another config whose reads count as this one's, and this one's as its: what is made of this is used there."""
+        return Fields(config, self._read)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields below here as plain values; does not count as reading them."""
         return self._config.to_dict()

@@ -21,8 +21,16 @@ class Log:
     """
 
     def __init__(
-        self, workdir: Path, start: int, total: int, wandb_project: str, run_id: str, config: Mapping[str, Any]
+        self,
+        workdir: Path,
+        start: int,
+        total: int,
+        wandb_project: str,
+        run_id: str,
+        config: Mapping[str, Any],
+        name: str = "",
     ):
+        """`name` begins the lines of one of several runs of a process, which have no bars."""
         from tensorboardX import SummaryWriter  # its import is slow, and only a run needs it
 
         path = workdir / "metrics.jsonl" if is_first() else Path(os.devnull)
@@ -31,8 +39,8 @@ class Log:
         self._file = path.open("a", buffering=1)
         purge = start + 1 if start else None
         self._events = SummaryWriter(str(workdir), purge_step=purge, write_to_disk=is_first())
-        self._bar = tqdm(total=total, initial=start, unit="step", disable=None, file=sys.stderr)
-        self._wandb = None
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=bool(name) or None, file=sys.stderr)
+        self._wandb, self._name = None, f"{name}: " if name else ""
         if wandb_project and is_first():
             import wandb  # type: ignore[import-not-found]
 
@@ -54,7 +62,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(self._name + text, file=sys.stderr)
 
     def close(self) -> None:
         """Flushes and closes."""

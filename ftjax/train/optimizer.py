@@ -27,7 +27,7 @@ def schedule(cfg: Any, steps: int, steps_per_epoch: int) -> optax.Schedule:
       UserError: an unknown schedule, a warm-up longer than the run.
     """
     peak, per_epoch = cfg.learning_rate, cfg.schedule_by == "epoch"
-    if not peak >= 0:
+    if not isinstance(peak, jax.Array) and not peak >= 0:  # as data it was looked at before
         raise UserError(f"optimizer.learning_rate={peak}: give 0 or more")
     total = max(math.ceil(steps / steps_per_epoch) if per_epoch else steps, 1)
     warmup = round(cfg.warmup * total) if cfg.warmup < 1 else int(cfg.warmup)
@@ -109,7 +109,8 @@ def _adam(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
 
 def _decay(cfg: Any) -> list[optax.GradientTransformation]:
     mask = _decay_mask(cfg.no_decay)
-    return [optax.add_decayed_weights(cfg.weight_decay, mask)] if cfg.weight_decay else []
+    some = isinstance(cfg.weight_decay, jax.Array) or cfg.weight_decay  # as data it is not 0
+    return [optax.add_decayed_weights(cfg.weight_decay, mask)] if some else []
 
 
 def _rms(path: str, x: jax.Array) -> jax.Array:
@@ -184,7 +185,8 @@ def make_optimizer(
     """(transformation, schedule of the base rate) for trainable leaves with these labels (None where frozen).
 
     Each label is a group with the optimizer of its own and, by `cfg.group_rates` ("head:10,lora_b:16"), a factor on
-    the rate. Clipping is by the global norm of what trains. `rows` are the model's layers, for `cfg.layer_decay`.
+    the rate. Clipping is by the global norm of what trains. `rows` are the model's layers, for `cfg.layer_decay`. The
+    learning rate and a weight decay other than 0 may be traced.
 
     Raises:
       UserError: an unknown optimizer, a rate factor for a group that no leaf has, unfreezing without groups by depth.

@@ -14,7 +14,7 @@ from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.objectives.base import IGNORE
 from ftjax.objectives.cross_entropy import cross_entropy
-from ftjax.train import loop, teacher
+from ftjax.train import course, loop, teacher
 from ftjax.train.build import build, load_data
 from ftjax.train.cache import write_cache
 from ftjax.train.checkpoint import read_best
@@ -142,7 +142,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(configure, request, tmp_path, so
         fields |= request.getfixturevalue("stored" if source == "stored" else "live")
     config, default = configure(source if "policy" in source else "token", "lora", **fields)
     train(config, default, tmp_path / "whole")
-    opened, plain, calls = [], loop.Log.progress, []
+    opened, plain, calls = [], course.Log.progress, []
 
     def stop(*args):
         calls.append(1)
@@ -151,10 +151,10 @@ def test_a_stopped_run_ends_as_one_that_was_not(configure, request, tmp_path, so
         return plain(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Log, "progress", stop)
+        patch.setattr(course.Log, "progress", stop)
         for kind in ("Checkpoints", "Log"):
-            made = getattr(loop, kind)
-            patch.setattr(loop, kind, lambda *args, made=made: opened.append(made(*args)) or opened[-1])
+            made = getattr(course, kind)
+            patch.setattr(course, kind, lambda *args, made=made: opened.append(made(*args)) or opened[-1])
         with pytest.raises(Stopped):
             train(config, default, tmp_path / "stopped")
     for one in opened:

@@ -27,9 +27,9 @@ AXES = "task=vowels,method=lora"
 TERMINATED = """
 import os, signal, sys, time
 from ftjax.cli.main import main
-from ftjax.train import loop
+from ftjax.train import loop, program
 
-plain = loop.device_batches
+plain = program.device_batches
 
 def until_terminated(*args):
     for n, pair in enumerate(plain(*args)):
@@ -38,7 +38,7 @@ def until_terminated(*args):
         time.sleep(0.5 * (n >= 3))  # until the other one knows
         yield pair
 
-loop.device_batches = until_terminated
+program.device_batches = until_terminated
 sys.exit(main(sys.argv[1:]))
 """
 

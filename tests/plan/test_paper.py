@@ -12,7 +12,10 @@ from ftjax.plan import make_program
 from ftjax.sweep.trial import load_experiment, make_runs, resolve
 from ftjax.train.fields import Fields
 
-TABLES = [str(path) for path in sorted(Path("experiments").glob("*.py")) if "def trials(" in path.read_text()]
+FILES = sorted(Path("experiments").glob("*.py"))
+TABLES = [str(path) for path in FILES if "def trials(scale: str)" in path.read_text()]
+    str(path) for path in sorted(Path("experiments").glob("*.py")) if "def trials(scale: str)" in path.read_text()
+]
 MODELS = {  # hub id -> its shapes, and the shipped model whose tokenizer stands in for its own
     "FacebookAI/roberta-base": (
         lambda: hf.RobertaConfig(

@@ -10,14 +10,10 @@ import sys
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-import ftjax
-from configs.default import get_config
 from ftjax import tree
 from ftjax.errors import Preempted, RunError, UserError
-from ftjax.train import loop
+from ftjax.train import course, program
 from ftjax.train.checkpoint import read_best
 from ftjax.train.loop import train
 from ftjax.train.restore import load_run
@@ -27,53 +23,6 @@ FIELDS = {
     "peak_memory_bytes", "compiles", "config_hash", "commit", "seed", "wall_seconds",
 }  # fmt: skip
 TIMES = {"train/examples_per_second", "train/tokens_per_second"}
-WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
-
-
-@pytest.fixture(scope="session")
-def model(make, tmp_path_factory):
-    """A Hugging Face folder of a tiny GPT-2 with its dropouts on, and a byte-level tokenizer."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*alphabet, "<eos>"])}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
-    rates = dict.fromkeys(("embed_dropout", "attention_dropout", "hidden_dropout"), 0.1)
-    made = make("gpt2", vocab_size=257, **rates)
-    ftjax.save(folder, made.model, made.params)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory):
-    """A text of 60 lines, and 20 and 9 labelled sentences."""
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    sentence = lambda: " ".join(rng.choice(WORDS, 5))  # noqa: E731
-    (folder / "text.txt").write_text("\n".join(sentence() for _ in range(60)))
-    for split, n in (("train", 20), ("validation", 9)):
-        rows = [json.dumps({"sentence": sentence(), "label": i % 2}) + "\n" for i in range(n)]
-        (folder / f"{split}.jsonl").write_text("".join(rows))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def configure(model, files):
-    """configure(task, method, field=value, ...) -> (config, default)."""
-
-    def get(task, method, **fields):
-        default = get_config(f"model={model},task={task},method={method}")
-        common = {"batch_size": 8, "optimizer.warmup": 0.0, "log_every": 2}
-        tasks = {
-            "text": {"task.data": str(files / "text.txt"), "task.max_length": 32, "steps": 12},
-            "sst2": {f"task.files.{x}": str(files / f"{x}.jsonl") for x in ("train", "validation")}
-            | {"task.max_length": 32, "data.buckets": 1},
-        }
-        config = default.copy_and_resolve_references()
-        config.update_from_flattened_dict(common | tasks[task] | fields)
-        return config, default
-
-    return get
 
 
 def rows(workdir):
@@ -115,10 +64,10 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from ml_collections import ConfigDict
-from ftjax.train import loop
+from ftjax.train import loop, program
 
 config, default, workdir, at = json.loads(sys.stdin.read())
-plain = loop.device_batches
+plain = program.device_batches
 
 def until_killed(*args):
     for n, pair in enumerate(plain(*args)):
@@ -126,7 +75,7 @@ def until_killed(*args):
             os.kill(os.getpid(), signal.SIGKILL)
         yield pair
 
-loop.device_batches = until_killed
+program.device_batches = until_killed
 loop.train(ConfigDict(config), ConfigDict(default), Path(workdir))
 """
 
@@ -145,7 +94,7 @@ def test_a_run_that_was_killed_ends_as_the_one_that_was_not(configure, text_run,
 @pytest.mark.parametrize("at", [1, 6, 7])  # before a row, at an evaluation, within a window
 def test_a_run_that_was_terminated_saves_and_goes_on(configure, text_run, tmp_path, monkeypatch, at):
     config, default = configure("text", "lora", **TEXT)
-    plain = loop.device_batches
+    plain = program.device_batches
 
     def until_terminated(*args):
         for n, pair in enumerate(plain(*args), start=1):
@@ -155,7 +104,7 @@ def test_a_run_that_was_terminated_saves_and_goes_on(configure, text_run, tmp_pa
             yield pair
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "device_batches", until_terminated)
+        patch.setattr(program, "device_batches", until_terminated)
         with pytest.raises(Preempted, match=f"step {at}"):
             train(config, default, tmp_path)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -185,7 +134,7 @@ def stopped(owner, name, when):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, stopping)
         for kind in ("Checkpoints", "Log"):
-            patch.setattr(loop, kind, kept(getattr(loop, kind)))
+            patch.setattr(course, kind, kept(getattr(course, kind)))
         with pytest.raises(Stopped):
             yield
     for opened in made:
@@ -210,7 +159,7 @@ SOFT = {"prompt+top_layers": {"method.prompt.length": 2, "method.top_layers.coun
 def test_soft_tokens_prefixes_and_cut_rows_resume(configure, tmp_path, method):
     config, default = configure("sst2", method, **SOFT[method], epochs=2.0, **{"task.max_length": 30})
     train(config, default, tmp_path / "whole")
-    with stopped(loop.Log, "progress", lambda call, *_: call == 3):
+    with stopped(course.Log, "progress", lambda call, *_: call == 3):
         train(config, default, tmp_path / "stopped")
     train(config, default, tmp_path / "stopped")
     same_run(tmp_path / "stopped", tmp_path / "whole")
@@ -219,7 +168,7 @@ def test_soft_tokens_prefixes_and_cut_rows_resume(configure, tmp_path, method):
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "newest truncated"])
 def test_a_run_resumes_at_an_epochs_end(configure, epochs_run, tmp_path, caplog, damaged):
     config, default = configure("sst2", "full", **EPOCHS)
-    with stopped(loop.Log, "progress", lambda call, *_: call == 7):  # step 10
+    with stopped(course.Log, "progress", lambda call, *_: call == 7):  # step 10
         train(config, default, tmp_path)
     last = tmp_path / "checkpoints" / "last"
     assert sorted(p.name for p in last.iterdir()) == ["6", "9"]
@@ -254,7 +203,7 @@ def test_a_finished_run(configure, text_run, monkeypatch):
     assert result["steps"] == 12 and result["best"]["metric"] == "perplexity"
     assert result["trainable_parameters"] == 2 * 4 * 8 * (16 + 16)
     assert {row["step"] for row in rows(workdir)} == {2, 3, 4, 6, 8, 9, 10, 12}
-    monkeypatch.setattr(loop, "Compiled", None)  # nothing is run again
+    monkeypatch.setattr(program, "Compiled", None)  # nothing is run again
     assert train(*configure("text", "lora", **TEXT), workdir) == result
     with pytest.raises(UserError, match=r"holds a run of another config: seed \(0 there, 1 now\)"):
         train(*configure("text", "lora", **TEXT, seed=1), workdir)
@@ -293,7 +242,7 @@ def test_a_head_on_cached_features_learns_as_on_the_body(configure, tmp_path, mo
     runs = [train(*config, tmp_path / "cached")]
     assert runs[0]["compiles"] == 1
     assert f"{8 * 2 * 16 * 2 * 2 / 1e9:.3g} GFLOP each" in capfd.readouterr().err  # rows, classifier, weight gradient
-    monkeypatch.setattr(loop, "features_are_fixed", lambda parts: False)
+    monkeypatch.setattr(course, "features_are_fixed", lambda parts: False)
     runs.append(train(*config, tmp_path / "body"))
     for a, b in zip(rows(tmp_path / "cached"), rows(tmp_path / "body"), strict=True):
         assert a == pytest.approx(b, rel=1e-5)

@@ -42,7 +42,7 @@ def read(path: Path, columns: Columns, bad: BadRows) -> list[Row]:
 def expand(row: Row, bad: BadRows) -> Iterator[Row]:
     """A row for each good text of an entry; a row without triples stays as it is.
 
-    An entry's empty text, as an entry of the published development set has two, is left out and counted whatever `bad`'s policy is.
+    An empty text (an entry of the published development set has two) is left out and counted, whatever `bad`'s policy.
     """
     name = next((name for name in ("triples", "modifiedtripleset", "modified_triple_sets") if name in row), None)
     if name is None:
