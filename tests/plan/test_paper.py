@@ -14,8 +14,6 @@ from ftjax.train.fields import Fields
 
 FILES = sorted(Path("experiments").glob("*.py"))
 TABLES = [str(path) for path in FILES if "def trials(scale: str)" in path.read_text()]
-    str(path) for path in sorted(Path("experiments").glob("*.py")) if "def trials(scale: str)" in path.read_text()
-]
 MODELS = {  # hub id -> its shapes, and the shipped model whose tokenizer stands in for its own
     "FacebookAI/roberta-base": (
         lambda: hf.RobertaConfig(
