@@ -13,7 +13,7 @@ The teacher is nano-gpt, fine-tuned in full; students are two of nano-gpt's four
 same number of steps. Word-KD: half of the loss is the teacher's distribution at each token. Seq-KD: the teacher's best
 of 10 beams in place of the reference. Seq-Inter: of these 10 the one closest to a reference (the paper: of 35), in the
 second half of the steps, after Seq-KD in the first; all three: Word-KD in that half as well. Three seeds of one
-teacher and one corpus.
+teacher and one corpus. No whole table was run yet.
 """
 
 import json

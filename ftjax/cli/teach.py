@@ -146,6 +146,8 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
 
     file = Path(get("hypotheses") or output.with_name(f"{output.stem}.hypotheses.jsonl"))
     read = [Path(path) for path in (get("labelled"), *f.task.files.to_dict().values()) if path]
+    for folder in (output.parent, file.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     for source, flag in [(file, "--output"), *((path, flag) for path in read for flag in ("--output", "--hypotheses"))]:
         check_other(source, output if flag == "--output" else file, flag)
     made, rows = _answers(f, start, asked, values, file)

@@ -1,5 +1,6 @@
 """Device meshes, and where each array lives on one: ordered regex -> PartitionSpec, covering every parameter."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ftjax import tree
 from ftjax.errors import UserError
 
+log = logging.getLogger(__name__)
 Tree = Any
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
@@ -55,7 +57,9 @@ def make_mesh(cfg: Any, devices: Sequence[Any] | None = None) -> Mesh:
     types = (AxisType.Auto,) * 3
     try:
         return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices[:count])
-    except NotImplementedError:  # no axes of the torus make these sizes: one has to be split, at the cost of its links
+    except NotImplementedError:
+        shape = "x".join(map(str, sizes))
+        log.warning("mesh %s: no axes of the machine's torus make these sizes; one is split, at its links' cost", shape)
         placed = mesh_utils.create_device_mesh(sizes, devices[:count], allow_split_physical_axes=True)
         return Mesh(placed, AXES, axis_types=types)
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftjax.sweep.trial import Run
+from ftjax.train.alike import DATA, PADDED
 
-DATA = ("seed", "optimizer.learning_rate", "optimizer.weight_decay")  # differ as data, in any method
+AS_DATA = tuple(f"optimizer.{name}" for name in DATA)
 OF_LORA = ("method.alpha", "method.dropout", "method.rslora")
-RANK, PADDED = "method.rank", ("adamw", "adam", "sgd")
+RANK = "method.rank"
 ALONE = {"wandb_project": "", "profile_steps": 0, "distill.name": "none"}  # only runs with these are grouped
 
 
@@ -33,9 +34,9 @@ def _program(run: Run) -> str:
     mesh = any(re.search(r"--config\.mesh\.|[:,]mesh=", flag) for flag in run.flags)
     if mesh or any(config.get(name, plain) != plain for name, plain in ALONE.items()):
         return str(run.folder)
-    free = {*DATA}
+    free = {"seed", *AS_DATA}  # in any method
     if config["method.name"] == "lora":
         free |= {*OF_LORA, *((RANK,) if config["optimizer.name"] in PADDED else ())}
     same: dict[str, Any] = {name: value for name, value in config.items() if name not in free}
-    on = ("optimizer.learning_rate", "optimizer.weight_decay", "method.dropout")  # none and some are two programs
+    on = (*AS_DATA, "method.dropout")  # none and some are two programs
     return json.dumps([same, [bool(config.get(name)) for name in on if name in free]], sort_keys=True)

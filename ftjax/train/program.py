@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from ftjax import tree
 from ftjax.parallel.mesh import place, place_batch, shardings
+from ftjax.train.alike import DATA, PADDED
 from ftjax.train.compiled import Compiled
 from ftjax.train.course import Course
 from ftjax.train.evaluate import device_batches
@@ -25,8 +26,6 @@ from ftjax.train.step import make_step
 
 Tree = Any
 Means = list[dict[str, float]]
-DATA = ("learning_rate", "weight_decay")  # fields of the optimizer that may differ, if they are not 0
-PADDED = ("adamw", "adam", "sgd")  # optimizers that treat every number for itself
 TOKENS = 256  # of a program's batches on a CPU, at most, if it is of several runs
 STEP = 16  # what sizes are filled up to at most: more would cost more than a compilation
 SHARE = 0.8  # of the free memory that a program may take

@@ -6,8 +6,8 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from run_files import last_state, rows
 
 from configs.default import get_config
 from ftjax import tree
@@ -26,7 +26,6 @@ from ftjax.train.restore import load_run
 from ftjax.train.teacher import load_teacher
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
-TIMES = {"train/examples_per_second", "train/tokens_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +36,8 @@ def stored(configure, live, tmp_path_factory):
     return {"distill.cache": str(out)}
 
 
-def rows(workdir):
-    """metrics.jsonl without what depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
 def losses(workdir):
     return [row["train/loss"] for row in rows(workdir) if "train/loss" in row]
-
-
-def last_state(workdir):
-    """{path: array} of the newest checkpoint."""
-    manager = ocp.CheckpointManager((workdir / "checkpoints" / "last").resolve())
-    args = ocp.args.Composite(state=ocp.args.StandardRestore())
-    found = tree.flatten(manager.restore(manager.latest_step(), args=args)["state"])
-    manager.close()
-    return {path: np.asarray(x) for path, x in found.items()}
 
 
 def same(a, b, **tolerance):

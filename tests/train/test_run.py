@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from run_files import last_state, rows
 
 from ftjax import tree
 from ftjax.errors import Preempted, RunError, UserError
@@ -22,22 +23,6 @@ FIELDS = {
     "metrics", "best", "steps", "trainable_parameters", "total_parameters", "examples_per_second", "tokens_per_second",
     "peak_memory_bytes", "compiles", "config_hash", "commit", "seed", "wall_seconds",
 }  # fmt: skip
-TIMES = {"train/examples_per_second", "train/tokens_per_second"}
-
-
-def rows(workdir):
-    """metrics.jsonl without what depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def last_state(workdir):
-    """{path: array} of the newest checkpoint."""
-    manager = ocp.CheckpointManager((workdir / "checkpoints" / "last").resolve())
-    args = ocp.args.Composite(state=ocp.args.StandardRestore())
-    found = tree.flatten(manager.restore(manager.latest_step(), args=args)["state"])
-    manager.close()
-    return {path: np.asarray(x) for path, x in found.items()}
 
 
 def same_run(a, b):

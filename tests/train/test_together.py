@@ -5,10 +5,9 @@ import os
 import signal
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from run_files import last_state, rows
 
-from ftjax import tree
 from ftjax.cli.main import main
 from ftjax.errors import Preempted, RunError
 from ftjax.train import program
@@ -16,21 +15,6 @@ from ftjax.train.checkpoint import read_best
 from ftjax.train.loop import train, train_together
 
 NOISE = "attn/k/bias"  # has no gradient but rounding, of which Adam makes whole steps
-CLOCKS = {"train/examples_per_second", "train/tokens_per_second"}
-
-
-def rows(workdir):
-    """metrics.jsonl without what depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKS} for line in lines]
-
-
-def last_state(workdir):
-    """{path: array} of the newest checkpoint."""
-    manager = ocp.CheckpointManager((workdir / "checkpoints" / "last").resolve())
-    found = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    manager.close()
-    return {path: np.asarray(x) for path, x in tree.flatten(found["state"]).items()}
 
 
 def same_run(mine, theirs, tolerance=1e-5):
