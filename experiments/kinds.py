@@ -77,7 +77,9 @@ def unanswered(train: list[Any], held: list[Any]) -> float:
     return sum(not x.answers for x in held) / len(held)
 
 
-TEXT = {"task.max_length": 128, "batch_size": 16, "task.max_train_rows": 0, "task.max_eval_rows": 0}
+TEXT = {
+    "task.max_length": 128, "batch_size": 16, "task.max_train_rows": 0, "task.max_eval_rows": 0, "data.overlong": "error",
+}  # fmt: skip
 ROWS = [
     Row("classification", "minilm", "sst2", "sst2", ("accuracy",), {}, commonest),
     Row("classification, pairs", "minilm", "sick", "sick_nli", ("accuracy",), {}, commonest),
