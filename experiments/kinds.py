@@ -3,10 +3,10 @@
     python -m experiments.kinds --model=MINILM_DIR --data=DATA_ROOT --workdir=runs/kinds [--only=tagging,span]
 
 DATA_ROOT holds the data sets in folders (sst2, sick_nli, stsb, conll2003, ud_ewt, e2e, wikisql, multi30k, ...). A row
-trains on at most 2,000 rows (nano models: 4,000) for an epoch or two, one seed, one guess of the rate. `untrained` is
+trains on at most 2,000 rows (nano models: 4,000; queries: 16,000) for an epoch or two, one seed, one guess of the rate. `untrained` is
 the same model before the first step (a new head guesses), `majority` the commonest answer of the training rows. The
 questions are made of E2E's own rows: what an attribute's value is, where the sentence says it in its words, and none
-where the attribute is absent. An interrupted table goes on where it stopped; the whole of it was not run yet.
+where the attribute is absent. An interrupted table goes on where it stopped.
 """
 
 import argparse
@@ -78,7 +78,8 @@ def unanswered(train: list[Any], held: list[Any]) -> float:
 
 
 TEXT = {
-    "task.max_length": 128, "batch_size": 16, "task.max_train_rows": 0, "task.max_eval_rows": 0, "data.overlong": "error",
+    "task.max_length": 128, "batch_size": 16, "task.max_train_rows": 0, "task.max_eval_rows": 0,
+    "data.overlong": "error",
 }  # fmt: skip
 ROWS = [
     Row("classification", "minilm", "sst2", "sst2", ("accuracy",), {}, commonest),
@@ -95,7 +96,8 @@ ROWS = [
         {"task.max_length": 128, "task.doc_stride": 16, "optimizer.learning_rate": 3e-4, "data.overlong": "error"},
         unanswered),
     Row("lm, data to text", "nano-gpt", "e2e", "e2e", ("perplexity", "bleu", "rouge_l"), {"generate.examples": 60}),
-    Row("lm, text to SQL", "nano-gpt", "wikisql", "wikisql", ("perplexity", "lf_accuracy"), {"generate.examples": 60}),
+    Row("lm, text to SQL", "nano-gpt", "wikisql", "wikisql", ("perplexity", "lf_accuracy"),
+        {"generate.examples": 200, "task.max_train_rows": 16000, "epochs": 2.0}),
     Row("lm, translation", "nano-gpt", "multi30k", "multi30k", ("perplexity", "chrf"), {"generate.examples": 30}),
     Row("lm, raw text", "nano-gpt", "text", "tinyshakespeare/input.txt", ("bits_per_byte",), TEXT),
     Row("lm, instructions", "nano-gpt", "instructions", "made/instructions", ("perplexity", "rougeL"),
