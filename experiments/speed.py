@@ -13,15 +13,17 @@
 
 - ftjax in six length buckets (on a CPU packed rows cost more than they save: `decompose`), and transformers' `Trainer`,
   for LoRA on a PEFT model, at its best: padding to the longest example of the batch, batches grouped by length, fused
-  AdamW, all cores that the process may use. Both pass once over the same random sample of E2E.
+  AdamW, all cores that the process may use. Both pass once over the same sample of E2E: all references of randomly
+  chosen meaning representations, in random order. `ftjax shared` packs up to 8 references of one representation behind
+  one copy of it (`data.shared_prompts`): the same losses, but a batch of 8 is of few prompts then.
 - LoRA has rank 4 on q and v in ftjax. PEFT can only adapt GPT-2's fused `c_attn`; its rank 4 there has exactly as many
   trainable parameters. PEFT's backward pass then needs the input of q, k and v alike, as ours does.
 - Each side runs in a fresh process, sides in turn, `--rounds` times. The first `--warmup` steps are left out, and so is
   compilation (reported apart). Tokens are real ones: inputs that are no padding. Peak memory is the process's resident
   set, compiler included.
 
-`decompose` measures ftjax with one thing switched off at a time, variants in turn in one process; the figure is the
-median over rounds of (seconds per token of the variant / of ftjax as it is).
+`decompose` measures ftjax with one thing switched at a time, variants in turn in one process; the figure is the
+median over rounds of (seconds per example of the variant / of ftjax as it is).
 
 `methods` measures the step of methods that add something to a frozen model against the frozen forward pass with the
 gradient of its input (a rank-1 LoRA on the embedding alone), and beside it the same ratio of the analytic work.
@@ -65,7 +67,6 @@ from experiments import speed_data, speed_decode, speed_distill, speed_sweep, sp
 from ftjax.sweep.render import text_table
 
 RESULTS = Path(__file__).parent / "results"
-SIDES = ("transformers full", "ftjax full", "transformers lora", "ftjax lora")
 
 
 def in_process(kind: str, name: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -94,9 +95,8 @@ def measure(args: argparse.Namespace) -> None:
         if args.command not in ("data", "distill", "sweep"):
             (speed_decode if args.command in ("generate", "load") else speed_train).prepare(folder, args)
         if args.command == "train":
-            result: Any = {side: [] for side in SIDES}
-            for side in SIDES * args.rounds:
-                kind, method = side.split()
+            result: Any = {side: [] for side in speed_train.SIDES}
+            for side, (kind, method) in [*speed_train.SIDES.items()] * args.rounds:
                 result[side].append(in_process(kind, method, folder, args))
                 print(side, json.dumps(result[side][-1]), flush=True)
         elif args.command == "generate":
@@ -155,16 +155,16 @@ def train_table(result: dict[str, Any]) -> str:
     columns = ("examples/s", "tokens/s", "ms/step", "peak GB", "compile s")
     rows = []
     for side, runs in result.items():
-        theirs = result["transformers " + side.split()[1]]
+        theirs = result["transformers " + side.split()[-1]]
         ratio = statistics.median(a["examples/s"] / b["examples/s"] for a, b in zip(runs, theirs))
         rows.append([side, *(f"{statistics.median(run[c] for run in runs):.4g}" for c in columns), f"{ratio:.2f}"])
     return text_table(["side", *columns, "examples/s against transformers"], rows)
 
 
 def decompose_table(result: dict[str, Any]) -> str:
-    """Ratios of the time per token, by what is switched off."""
+    """Ratios of the time per example, by what is switched."""
     rows = [[name, f"{result['full'].get(name, ''):.4}", f"{ratio:.4}"] for name, ratio in result["lora"].items()]
-    return text_table(["ftjax, time per token", "full", "lora"], rows)
+    return text_table(["ftjax, time per example", "full", "lora"], rows)
 
 
 def methods_table(result: dict[str, Any]) -> str:

@@ -9,11 +9,18 @@ import random
 import resource
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 LORA = {"rank": 4, "alpha": 8.0}
+SHARED = {"data.layout": "packed", "data.shared_prompts": 8}
+SIDES = {  # side -> the part that runs it, its method
+    f"{part}{more} {method}": (part + more, method)
+    for method in ("full", "lora")
+    for part, more in (("transformers", ""), ("ftjax", ""), ("ftjax", " shared"))
+}
 KERNEL = "attention by jax.nn"
 
 
@@ -46,7 +53,8 @@ def ftjax_config(folder: Path, method: str, batch_size: int, seed: int) -> Any:
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> None:
-    """Writes the model, a random sample of E2E (`sample.jsonl`), and its token ids and labels (`encoded.json`)."""
+    """Writes the model, a sample of E2E (`sample.jsonl`) and its token ids and labels (`encoded.json`): all rows of
+    randomly chosen meaning representations, in random order."""
     from configs import default
     from ftjax import hub
     from ftjax.data.bad import BadRows
@@ -59,7 +67,12 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     config.data = str(args.data)
     rows = task.load(Fields(config), "train", BadRows())
     steps = args.warmup + args.steps * (1 if args.command == "train" else args.rounds)
-    rows = random.Random(args.seed).sample(rows, args.batch_size * steps)
+    rng, known = random.Random(args.seed), {}
+    for row in rows:
+        text: Any = task.example(row, "")
+        known.setdefault(text.prompt, []).append(row)
+    rows = [row for family in rng.sample([*known.values()], len(known)) for row in family][: args.batch_size * steps]
+    rng.shuffle(rows)
     (folder / "sample.jsonl").write_text("".join(json.dumps(dict(row)) + "\n" for row in rows))
     if args.model == "gpt2-small-shape":
         small_model(folder / "model", args.tokenizer, args.seed)
@@ -173,9 +186,11 @@ class Run:
         return time.perf_counter() - started - (self.compiled.seconds - compiling), examples, tokens
 
 
-def ftjax_side(folder: Path, method: str, args: argparse.Namespace) -> dict[str, float]:
+def ftjax_side(folder: Path, method: str, args: argparse.Namespace, **fields: Any) -> dict[str, float]:
     """Runs the train step once over the examples."""
-    run = Run(ftjax_config(folder, method, args.batch_size, args.seed))
+    config = ftjax_config(folder, method, args.batch_size, args.seed)
+    config.update_from_flattened_dict(fields)
+    run = Run(config)
     run.steps(run.plan[: args.warmup])
     measured = run.plan[args.warmup : -1]  # the last batch of an epoch may be half empty
     seconds, examples, tokens = run.steps(measured)
@@ -210,7 +225,7 @@ def plain_attention(q: Any, k: Any, v: Any, mask: Any, *_: Any, **__: Any) -> tu
 
 
 def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[str, float]:
-    """{what is switched off: time per token over that of ftjax as it is}."""
+    """{what is switched: time per example over that of ftjax as it is}."""
     import jax
 
     from ftjax.nn import attention
@@ -219,6 +234,7 @@ def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[s
     variants: dict[str, tuple[dict, dict]] = {  # fields of the config, arguments of Run
         "as it is": ({}, {}),
         "packed rows": ({"data.layout": "packed"}, {}),
+        "packed rows, shared prompts": (SHARED, {}),
         "one length for all": ({"data.buckets": 1}, {}),
         "logits at every position": ({}, {"objective": logits_everywhere}),
         "layers in a scan": ({"model.scan_unroll": 1}, {}),
@@ -226,7 +242,7 @@ def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[s
     }
     if method == "lora":
         variants["gradients of frozen parameters"] = ({}, {"every_gradient": True})
-    per_token: dict[str, list[float]] = {name: [] for name in variants}
+    per_example: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(args.rounds):  # rebuilt in each: all states at once would not fit beside each other
         for name, (fields, options) in variants.items():
             config = ftjax_config(folder, method, args.batch_size, args.seed)
@@ -236,10 +252,10 @@ def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[s
                 run = Run(config, **options)
                 shapes = {batch.length: batch for batch in run.plan}
                 run.steps(shapes.values())
-            seconds, _, tokens = run.steps(run.plan[turn * args.steps : (turn + 1) * args.steps])
-            per_token[name].append(seconds / tokens)
-    base = per_token["as it is"]
-    return {name: statistics.median(a / b for a, b in zip(x, base)) for name, x in per_token.items()}
+            seconds, examples, _ = run.steps(run.plan[turn * args.steps : (turn + 1) * args.steps])
+            per_example[name].append(seconds / examples)
+    base = per_example["as it is"]
+    return {name: statistics.median(a / b for a, b in zip(x, base)) for name, x in per_example.items()}
 
 
 MEASURED = {  # the first trains below every layer, and costs nothing itself
@@ -274,4 +290,7 @@ def methods(folder: Path, method: str, args: argparse.Namespace) -> dict[str, An
     }
 
 
-PARTS = {"transformers": transformers_side, "ftjax": ftjax_side, "decomposition": decomposition, "methods": methods}
+PARTS = {
+    "transformers": transformers_side, "ftjax": ftjax_side, "ftjax shared": partial(ftjax_side, **SHARED),
+    "decomposition": decomposition, "methods": methods,
+}  # fmt: skip

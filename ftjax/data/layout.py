@@ -38,7 +38,7 @@ def _capped(longest: int, max_length: int | None, multiple: int) -> int:
     return min(round_up(longest, multiple), max_length)
 
 
-def rows_per_batch(lengths: np.ndarray, length: int, batch_size: int) -> int:
+def rows_per_batch(lengths: np.ndarray, length: int, batch_size: float) -> int:
     """Packed rows per batch, so that a batch holds about `batch_size` examples."""
     return max(1, round(batch_size * float(np.mean(lengths)) / length))
 

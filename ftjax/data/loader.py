@@ -9,6 +9,7 @@ import numpy as np
 from grain.experimental import ThreadPrefetchDatasetIterator
 
 from ftjax.data import layout as plans
+from ftjax.data import prompts
 from ftjax.data.encoded import IGNORED, Encoded
 
 Arrays = dict[str, np.ndarray]
@@ -38,6 +39,10 @@ class Loader(grain.IterDataset[Arrays]):
     are groups of sequences add an axis, [B, G, T]. An encoder-decoder's batches hold encoder_input_ids,
     encoder_segment_ids, encoder_position_ids [B, S] as well.
 
+    Where examples share prompts, a prompt that several need is a segment of its own, -1, -2, ..., and
+        prompt_ids [B, T]: the segment of the prompt that a token's example shares; 0 on prompts, padding, and where an
+            example has its own.
+
     Every shape is known before the first batch: packed batches have one, the others one per bucket;
     the last ragged batch is filled with empty rows. In packed batches `batch_size` is the number of
     examples that a batch holds on average, and the steps of an epoch may differ by a few between epochs.
@@ -53,6 +58,7 @@ class Loader(grain.IterDataset[Arrays]):
         *,
         max_length: int | None = None,
         row_length: int = 0,
+        shared_prompts: int = 1,
         pad_side: Literal["left", "right"] = "right",
         buckets: int = 6,
         window: int | None = None,
@@ -70,6 +76,8 @@ class Loader(grain.IterDataset[Arrays]):
             shuffle: whether to train, shuffled and without end, or to evaluate, in order and once.
             max_length: no example's row is longer; None leaves the rounding up of lengths unbounded.
             row_length: of packed rows; 0 takes the smallest multiple of 64 that holds the longest example.
+            shared_prompts: of packed examples with labels by next token and of one sequence: so many of one prompt,
+                at most, are laid behind one copy of it. They are in one batch then, as they are not by chance.
             pad_side: where the padding is.
             buckets: the most bucket lengths.
             window: see `layout.bucket_batches`; None is 50 when shuffled and 0, in order, when not.
@@ -78,7 +86,8 @@ class Loader(grain.IterDataset[Arrays]):
             here: of so many rows of a batch, those that this process assembles; the plan is the same for all.
 
         Raises:
-            ValueError: an unknown layout or side, packed labels by row, or an example over max_length.
+            ValueError: an unknown layout or side, packed labels by row, an example over max_length, or prompts shared
+                where there are none.
         """
         super().__init__()
         if layout not in ("packed", "buckets") or pad_side not in ("left", "right"):
@@ -86,6 +95,8 @@ class Loader(grain.IterDataset[Arrays]):
         self._by_token = encoded.by in ("next", "token")
         if layout == "packed" and encoded.by == "row":
             raise ValueError("one label an example; use layout 'buckets'")
+        if shared_prompts > 1 and (layout, encoded.by, encoded.group, encoded.source) != ("packed", "next", 1, None):
+            raise ValueError("prompts are shared in packed rows of a decoder's examples")
         self._encoded, self._batch_size, self._seed, self._shuffle = encoded, batch_size, seed, shuffle
         self._packed, self._left, self._prefetch = layout == "packed", pad_side == "left", prefetch
         self._window = window if window is not None else 50 if shuffle else 0
@@ -95,12 +106,21 @@ class Loader(grain.IterDataset[Arrays]):
         self._counts = encoded.label_counts if self._by_token else nothing
         self._sources = encoded.source.lengths if encoded.source else nothing
         self._totals = self._lengths + self._sources
+        self._shares = _Shares(encoded) if shared_prompts > 1 else None
         if self._packed:
-            length = row_length or plans.row_length(self._lengths, max_length)
-            if self._lengths.max() > length:
-                raise ValueError(f"an example of {self._lengths.max()} tokens cannot sit in a row of {length}")
-            self._rows = plans.rows_per_batch(self._lengths, length, batch_size)
-            labels, source = (plans.capacity(self._lengths, n, length) for n in (self._counts, self._sources))
+            sizes = np.stack([self._lengths, self._counts, self._sources], 1)
+            self._units, self._sizes = [[i] for i in range(len(encoded))], sizes
+            if self._shares:
+                prompt = self._shares.prompts
+                self._units = prompts.units(self._shares.family, self._lengths, prompt, shared_prompts, row_length)
+                self._sizes = np.stack([sizes[unit].sum(0) for unit in self._units])
+                self._sizes[:, 0] -= [(len(unit) - 1) * prompt[unit[0]] for unit in self._units]
+            lengths, counts, sources = self._sizes.T
+            length = row_length or plans.row_length(lengths, None if self._shares else max_length)
+            if lengths.max() > length:
+                raise ValueError(f"an example of {lengths.max()} tokens cannot sit in a row of {length}")
+            self._rows = plans.rows_per_batch(lengths, length, batch_size * len(lengths) / len(encoded))
+            labels, source = (plans.capacity(lengths, n, length) for n in (counts, sources))
             self._shapes = {length: Shape(length, labels, source)}
         else:
             self._rows = batch_size
@@ -140,22 +160,27 @@ class Loader(grain.IterDataset[Arrays]):
     def fill(self) -> float:
         """Real tokens over slots in epoch 0."""
         plan = self._first
-        examples = np.concatenate([row for batch in plan for row in batch.rows if row])
         shapes = [self._shapes[batch.length] for batch in plan]
         slots = sum(self.rows * (self._encoded.group * shape.length + shape.source) for shape in shapes)
+        rows = [row for batch in plan for row in batch.rows]
+        examples = np.concatenate([np.asarray(row, np.int64) for row in rows])
         ends = self._encoded.offsets
         real = np.add.reduceat(np.diff(ends), np.arange(0, len(ends) - 1, self._encoded.group))
-        return float((real - (self._encoded.by == "next") + self._sources)[examples].sum()) / slots
+        tokens = (real - (self._encoded.by == "next") + self._sources)[examples].sum()
+        if self._shares:
+            shared = self._shares.shared(examples, np.repeat(np.arange(len(rows)), [len(row) for row in rows]))
+            tokens -= self._shares.prompts[examples][shared].sum()
+        return float(tokens) / slots
 
     def plan(self, epoch: int) -> list[plans.Batch]:
         """The batches of an epoch, as indices into the encoded examples."""
         rng = np.random.default_rng([self._seed, epoch]) if self._shuffle else None
-        order = np.arange(len(self._encoded)) if rng is None else rng.permutation(len(self._encoded))
+        count = len(self._units) if self._packed else len(self._encoded)
+        order = np.arange(count) if rng is None else rng.permutation(count)
         if not self._packed:
             return plans.bucket_batches(self._totals, tuple(self._shapes), self._batch_size, order, self._window, rng)
         [shape] = self._shapes.values()
-        sizes = np.stack([self._lengths, self._counts, self._sources], 1)
-        rows = plans.pack_rows(sizes, shape, order)
+        rows = [[i for unit in row for i in self._units[unit]] for row in plans.pack_rows(self._sizes, shape, order)]
         if rng is not None:  # rows opened last are emptier
             rows = [rows[i] for i in rng.permutation(len(rows))]
         return plans.pack_batches(rows, shape.length, self._rows)
@@ -174,7 +199,9 @@ class Loader(grain.IterDataset[Arrays]):
         else:  # a line a sequence; an example fills the `group` lines of its row
             sequences = (examples[:, None] * group + np.arange(group)).ravel()
             per_line = np.repeat(per_row, group)
-        laid = _Laid(encoded, sequences, per_line, shape.length, self._left, cut=encoded.by == "next")
+        laid = _Laid(
+            encoded, sequences, per_line, shape.length, self._left, cut=encoded.by == "next", shares=self._shares
+        )
         batch: Arrays = laid.inputs()
         if group > 1:
             batch = {name: x.reshape(rows, group, -1) for name, x in batch.items()}
@@ -208,37 +235,68 @@ class Loader(grain.IterDataset[Arrays]):
         return ThreadPrefetchDatasetIterator(iterator, self._prefetch) if self._prefetch else iterator
 
 
+class _Shares:
+    """Who shares a prompt with whom: `family`, `prompts` [n], as in `ftjax.data.prompts`."""
+
+    def __init__(self, encoded: Encoded):
+        self.family, self.prompts = prompts.families(encoded), prompts.prompt_lengths(encoded)
+
+    def shared(self, examples: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Bool [k], which of the examples [k] on rows [k] are laid without their prompt, that of the one before."""
+        family = self.family[examples]
+        return np.append(False, (family[1:] == family[:-1]) & (rows[1:] == rows[:-1]))[: len(examples)]
+
+
 class _Laid:
     """Sequences one after another on the lines of an array `[lines, length]`.
 
-    Attributes, one value a token: `row` and `column` where it goes, `index` where it comes from; `sizes` [n].
+    Attributes, one value a token: `row` and `column` where it goes, `index` where it comes from; `sizes` [n]. Of a
+    shared prompt the last token is among a sequence's own, for it predicts the first of them, but it is there already.
     """
 
     def __init__(
-        self, encoded: Encoded, sequences: np.ndarray, per_line: np.ndarray, length: int, left: bool, cut: bool = False
-    ):
-        starts = encoded.offsets[sequences]
+        self, encoded: Encoded, sequences: np.ndarray, per_line: np.ndarray, length: int, left: bool, cut: bool = False,
+        shares: _Shares | None = None,
+    ):  # fmt: skip
         self._encoded, self._shape = encoded, (len(per_line), length)
-        self.sizes = encoded.offsets[sequences + 1] - starts - cut
-        self._within = _count_within(self.sizes)
-        self._nth = np.repeat(_count_within(per_line), self.sizes)  # of each sequence on its line
-        self.row = np.repeat(np.repeat(np.arange(len(per_line)), per_line), self.sizes)
+        lines, starts = np.repeat(np.arange(len(per_line)), per_line), encoded.offsets[sequences]
+        shared, prompt = np.zeros(len(sequences), bool), np.zeros(len(sequences), np.int64)
+        if shares is not None:
+            shared, prompt = shares.shared(sequences, lines), shares.prompts[sequences]
+        skipped = np.where(shared, prompt - 1, 0)
+        self.sizes = encoded.offsets[sequences + 1] - starts - cut - skipped
+        step = _count_within(self.sizes)
+        self._within = step + np.repeat(skipped, self.sizes)
+        self.row = np.repeat(lines, self.sizes)
         self.index = np.repeat(starts, self.sizes) + self._within
-        used = np.bincount(self.row, minlength=len(per_line))
-        self.column = _count_within(used) + (length - used[self.row] if left else 0)
+        self._new = ~(np.repeat(shared, self.sizes) & (step == 0))
+        used = np.bincount(self.row[self._new], minlength=len(per_line))
+        self.column = np.zeros(len(self.row), np.int64)
+        self.column[self._new] = _count_within(used) + (length - used[self.row[self._new]] if left else 0)
+        number = _count_within(per_line) + 1
+        self._segment, self._prompt = np.repeat(number, self.sizes), None
+        if shares is not None:
+            first = np.maximum.accumulate(np.where(shared, 0, np.arange(len(shared))))  # whose prompt is laid
+            self.column[~self._new] = self.column[(np.cumsum(self.sizes) - self.sizes)[first] + prompt - 1][shared]
+            of = -np.repeat(number[first] * (np.bincount(first, minlength=len(first))[first] > 1), self.sizes)
+            before = self._within < np.repeat(prompt, self.sizes)
+            self._prompt = np.where(before, 0, of)
+            self._segment = np.where(before & (of != 0), of, self._segment)
 
     def _scatter(self, values: Any, filler: int = 0) -> np.ndarray:
         out = np.full(self._shape, filler, np.int32)
-        out[self.row, self.column] = values
+        out[self.row[self._new], self.column[self._new]] = values[self._new]
         return out
 
     def inputs(self) -> Arrays:
-        """input_ids, segment_ids, position_ids and the extras, `[lines, length]` each."""
+        """input_ids, segment_ids, position_ids, prompt_ids and the extras, `[lines, length]` each."""
         encoded = self._encoded
+        shared = {} if self._prompt is None else {"prompt_ids": self._scatter(self._prompt)}
         return {
             "input_ids": self._scatter(encoded.tokens[self.index], encoded.pad_id),
-            "segment_ids": self._scatter(self._nth + 1),
+            "segment_ids": self._scatter(self._segment),
             "position_ids": self._scatter(self._within),
+            **shared,
             **{name: self._scatter(values[self.index]) for name, values in encoded.extras.items()},
         }
 

@@ -9,22 +9,11 @@ import jax.numpy as jnp
 from ftjax.distill.cache import Entries
 from ftjax.distill.losses import top_k
 from ftjax.errors import UserError
-from ftjax.models.stack import Output
 from ftjax.models.transformer import Transformer
+from ftjax.objectives.body import forward
 
 Batch = Mapping[str, jax.Array]
 VOCABULARY, PER_TOKEN, PER_ROW = ("lm", "mlm"), ("lm", "mlm", "tagging"), ("classification",)  # heads
-
-
-def body(model: Transformer, variables: Any, batch: Batch, key: jax.Array | None = None, **wanted: Any) -> Output:
-    """The forward pass without the head; a key means training, `wanted` are `output_hidden_states`, `-attentions`."""
-    out: Any = model.apply(
-        variables, batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"],
-        token_type_ids=batch.get("token_type_ids"), training=key is not None, method="hidden",
-        rngs=None if key is None else {"dropout": key},
-        **{name: x for name, x in batch.items() if name.startswith("encoder_")}, **wanted,
-    )  # fmt: skip
-    return out
 
 
 def read(model: Transformer, variables: Any, hidden: Any, batch: Batch) -> jax.Array:
@@ -84,6 +73,6 @@ def entries(
         made = [top_k(logits, k, t) for t in temperatures]  # of the same tokens
         return Entries(*made[0][:2], jnp.stack(log_z, -1), jnp.stack([entry.log_tail for entry in made], -1))
 
-    states = read(model, variables, body(model, variables, batch).last_hidden, batch)
+    states = read(model, variables, forward(model, variables, batch).last_hidden, batch)
     found = jax.lax.map(one, states.swapaxes(0, 1), batch_size=max(chunk // states.shape[0], 1))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), found)

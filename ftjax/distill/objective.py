@@ -6,13 +6,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from ftjax.distill.forward import PER_ROW, VOCABULARY, Batch, body, read, scores, without_virtual
+from ftjax.distill.forward import PER_ROW, VOCABULARY, Batch, read, scores, without_virtual
 from ftjax.distill.losses import Divergence, TopK, total
 from ftjax.distill.match import Match
 from ftjax.errors import UserError
 from ftjax.models.stack import Output
 from ftjax.models.transformer import Transformer
 from ftjax.objectives.base import IGNORE, Objective, Sums
+from ftjax.objectives.body import forward
 from ftjax.objectives.cross_entropy import chunked, cross_entropy
 
 FIELDS = ("teacher_ids", "teacher_log_probs", "teacher_log_tail")  # of a batch: a `TopK` for each label
@@ -71,7 +72,7 @@ def distillation(
             ids, positions, labels = mask(draw, batch["input_ids"], batch["segment_ids"])
             batch = {**batch, "input_ids": ids, "label_positions": positions, "labels": labels}
         labels = batch["labels"][:, None] if per_row else batch["labels"]
-        ours = body(model, student, batch, key, **wanted)
+        ours = forward(model, student, batch, key, **wanted)
         both = {"student": student}
         if teacher is None:
             given: Any = TopK(*(batch[name][:, None] if per_row else batch[name] for name in FIELDS))
@@ -79,7 +80,7 @@ def distillation(
         else:
             both["teacher"] = jax.lax.stop_gradient(variables["teacher"])
             shown = without_virtual(batch, model.cfg.vocab_size) if virtual else batch
-            theirs = body(teacher, both["teacher"], shown, **wanted)
+            theirs = forward(teacher, both["teacher"], shown, **wanted)
             given = read(teacher, both["teacher"], theirs.last_hidden, shown)
 
         def one(both: Any, h: jax.Array, y: jax.Array, number: jax.Array, given: Any) -> tuple[jax.Array, Any]:

@@ -1,5 +1,6 @@
 """A stack: embeddings, layers and the final norm. The body of every model, and the encoder of an encoder-decoder."""
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
@@ -124,6 +125,7 @@ class Stack(nn.Module):
         position_ids: jax.Array | None,
         token_type_ids: jax.Array | None,
         *,
+        prompt_ids: jax.Array | None = None,
         tokens: Embed | None = None,
         memory: tuple[jax.Array, jax.Array, int | None] | None = None,
         max_segments: int | None = None,
@@ -154,11 +156,13 @@ class Stack(nn.Module):
             kv = cache.kv
             source = cache.source if source is None else source
         seen_segments = key_segments if seen is None else jnp.where(seen, key_segments[:, None], 0)
+        sight = functools.partial(self._sight, positions, segments, at, seen_segments, prompts=prompt_ids)
         ctx = Context(
             segments=segments,
+            prompts=prompt_ids,
             max_segments=max_segments,
-            everywhere=self._sight(positions, segments, at, seen_segments, 0),
-            nearby=self._sight(positions, segments, at, seen_segments, cfg.window) if cfg.window else None,
+            everywhere=sight(0),
+            nearby=sight(cfg.window) if cfg.window else None,
             relative=self.relative(positions, at) if cfg.positions in ("t5", "disentangled") else None,
             memory=None if memory is None else memory[0],
             memory_mask=None if source is None else visible(segments, segments, source, source, False),
@@ -180,10 +184,11 @@ class Stack(nn.Module):
         return Output(last_hidden=x, hidden_states=hidden, attentions=probs, cache=cache)
 
     def _sight(
-        self, positions: jax.Array, segments: jax.Array, at: jax.Array, key_segments: jax.Array, window: int
-    ) -> Sight:
+        self, positions: jax.Array, segments: jax.Array, at: jax.Array, key_segments: jax.Array, window: int,
+        prompts: jax.Array | None,
+    ) -> Sight:  # fmt: skip
         cfg = self.cfg
-        mask = visible(positions, segments, at, key_segments, cfg.causal, window)
+        mask = visible(positions, segments, at, key_segments, cfg.causal, window, prompts)
         if cfg.positions != "rotary":
             return Sight(mask, None)
         if window and cfg.window_rope_theta:
@@ -196,7 +201,7 @@ class Stack(nn.Module):
         sight = Sight(visible(one, one, one, one, cfg.causal), None)
         memory = jnp.zeros((1, 1, cfg.encoder.hidden_size), cfg.dtype) if cfg.encoder else None
         ctx = Context(
-            segments=one, max_segments=None, everywhere=sight, nearby=None, relative=None, memory=memory,
+            segments=one, prompts=None, max_segments=None, everywhere=sight, nearby=None, relative=None, memory=memory,
             memory_mask=sight.mask, memory_segments=one, memory_max_segments=None, index=None, training=False,
             attentions=False,
         )  # fmt: skip

@@ -87,6 +87,7 @@ class Transformer(Stack):
         *,
         segment_ids: jax.Array | None = None,
         position_ids: jax.Array | None = None,
+        prompt_ids: jax.Array | None = None,
         token_type_ids: jax.Array | None = None,
         encoder_input_ids: jax.Array | None = None,
         encoder_attention_mask: jax.Array | None = None,
@@ -107,6 +108,8 @@ class Transformer(Stack):
           segment_ids: `[B, T]`, 0 on padding, else the number of the packed example.
           position_ids: `[B, T]`, growing from slot to slot inside a segment; counted from 0 over each row's real tokens
             where not given.
+          prompt_ids: `[B, T]`, another segment that a token sees: its example's prompt, where several share one; 0 for
+            none.
           encoder_*: the same of the encoder's tokens `[B, S]`; the decoder sees those of its own segment.
             `encoder_hidden [B, S, D]` (from `encode`) in place of the ids; neither, where the cache has them.
           cache: what was seen before; the result then holds the cache with these tokens.
@@ -133,9 +136,10 @@ class Transformer(Stack):
             )  # fmt: skip
             memory = (read.last_hidden, source, most)
         return self.run(
-            input_ids, _segments(input_ids, attention_mask, segment_ids), position_ids, token_type_ids, memory=memory,
-            max_segments=self._most(attention_mask, segment_ids), cache=cache, seen=seen, training=training,
-            output_hidden_states=output_hidden_states, output_attentions=output_attentions,
+            input_ids, _segments(input_ids, attention_mask, segment_ids), position_ids, token_type_ids,
+            prompt_ids=prompt_ids, memory=memory, max_segments=self._most(attention_mask, segment_ids), cache=cache,
+            seen=seen, training=training, output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )  # fmt: skip
 
     def encode(

@@ -72,6 +72,7 @@ class Context(NamedTuple):
     """What every layer of one forward pass shares."""
 
     segments: jax.Array  # [B, T], 0 on padding
+    prompts: jax.Array | None  # [B, T], the segment of a prompt that others share, too
     max_segments: int | None  # of a row, as in `kernels.Request`
     everywhere: Sight
     nearby: Sight | None  # of the layers with a window
@@ -92,11 +93,15 @@ def visible(
     key_segments: jax.Array,
     causal: bool,
     window: int = 0,
+    prompts: jax.Array | None = None,
 ) -> jax.Array:
-    """Bool `[B, 1, T, S]`: the same segment, not padding (0), not later if causal, and less than `window` away.
-    Segments of keys may differ by query: `[B, S]` or `[B, T, S]`."""
+    """Bool `[B, 1, T, S]`: the same segment or that of the query's prompt (`[B, T]`, 0 for none), not padding (0), not
+    later if causal, and less than `window` away. Segments of keys may differ by query: `[B, S]` or `[B, T, S]`."""
     key_segments = key_segments if key_segments.ndim == 3 else key_segments[:, None, :]
-    seen = (segments[:, :, None] == key_segments) & (segments[:, :, None] != 0)
+    seen = segments[:, :, None] == key_segments
+    if prompts is not None:
+        seen |= prompts[:, :, None] == key_segments
+    seen &= key_segments != 0
     distance = positions[:, :, None] - key_positions[:, None, :]
     if causal:
         seen &= distance >= 0
@@ -235,7 +240,7 @@ class Attention(nn.Module):
         request = kernels.Request(
             q.dtype, cfg.head_dim, t, cfg.causal and not self.cross, 0 if self.cross else cfg.window,
             cfg.attention_softcap, self._most(ctx), self.cross, bias is not None, k.shape[1] != keys,
-            key is not None, ctx.attentions, ctx.index is not None,
+            key is not None, ctx.attentions, ctx.index is not None, ctx.prompts is not None and not self.cross,
         )  # fmt: skip
         kernel = kernels.choose(cfg.attention, kernels.backend(), request, kernels.capability())
         if kernel == "xla":

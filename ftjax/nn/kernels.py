@@ -30,7 +30,7 @@ class Request(NamedTuple):
     after it if not causal. `max_segments`: 0 for rows of one segment, padded on the right; n for up to n segments
     anywhere in a row (packed; padded on the left: 1); None if not known. `cross`: the keys are another sequence's.
     `bias`: scores get a bias, as T5's. `prefix`: there are keys beside the tokens' own. `dropout` is of probabilities,
-    and `probabilities` are to be returned.
+    and `probabilities` are to be returned. `prompts`: segments see another one, that of a prompt which they share.
     """
 
     dtype: Any
@@ -46,6 +46,7 @@ class Request(NamedTuple):
     dropout: bool = False
     probabilities: bool = False
     cache: bool = False
+    prompts: bool = False
 
 
 @contextlib.contextmanager
@@ -108,6 +109,7 @@ def _lack(name: str, r: Request, capability: tuple[int, int] = (9, 0)) -> str | 
         (r.prefix, "it takes no keys beside the tokens' own, as a prefix has"),
         (r.dropout, "it drops no probabilities (attention_dropout)"),
         (r.probabilities, "it returns no probabilities"),
+        (r.prompts, "its segments see no other, as those that share a prompt do (data.shared_prompts)"),
     ]
     if name == "cudnn":
         lacks += [

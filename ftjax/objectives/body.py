@@ -6,21 +6,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ftjax.models.stack import Output
 from ftjax.models.transformer import Transformer
 from ftjax.objectives.base import IGNORE, Sums
 from ftjax.objectives.cross_entropy import cross_entropy
 
 
-def hidden_states(model: Transformer, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Any:
-    """The last hidden states `[B, T, D]` of `input_ids`, `segment_ids`, `position_ids` and, where the batch has them,
-    `token_type_ids`, `[B, T]` each, and what an encoder reads (`encoder_...`). A key means training (dropout on)."""
-    training = key is not None
-    return model.apply(
+def forward(
+    model: Transformer, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None = None, **wanted: Any
+) -> Output:
+    """The pass without the head over `input_ids`, `segment_ids`, `position_ids` and, where the batch has them,
+    `prompt_ids`, `token_type_ids`, `[B, T]` each, and what an encoder reads (`encoder_...`). A key means training
+    (dropout on); `wanted` are `output_hidden_states` and `output_attentions`."""
+    out: Any = model.apply(
         variables, batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"],
-        token_type_ids=batch.get("token_type_ids"), training=training,
-        rngs={"dropout": key} if training else None, method="hidden",
-        **{name: x for name, x in batch.items() if name.startswith("encoder_")},
-    ).last_hidden  # fmt: skip
+        prompt_ids=batch.get("prompt_ids"), token_type_ids=batch.get("token_type_ids"), training=key is not None,
+        rngs=None if key is None else {"dropout": key}, method="hidden",
+        **{name: x for name, x in batch.items() if name.startswith("encoder_")}, **wanted,
+    )  # fmt: skip
+    return out
+
+
+def hidden_states(model: Transformer, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Any:
+    """The last hidden states `[B, T, D]`, as `forward` gives them."""
+    return forward(model, variables, batch, key).last_hidden
 
 
 def at(hidden: jax.Array, positions: jax.Array) -> jax.Array:

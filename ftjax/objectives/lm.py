@@ -23,7 +23,9 @@ def causal_lm(
     """Language-model loss of batches with `input_ids`, `segment_ids`, `position_ids` `[B, T]`, and `label_positions`,
     `labels` `[B, M]`: the hidden state at `label_positions[b, m]` predicts `labels[b, m]` (-100: none).
 
-    An encoder-decoder's batches hold `encoder_input_ids`, `encoder_segment_ids`, `encoder_position_ids` `[B, S]` too.
+    Where examples share prompts, there are `prompt_ids` `[B, T]` (see `ftjax.data.loader`), and two labels may be
+    predicted at one position. An encoder-decoder's batches hold `encoder_input_ids`, `encoder_segment_ids`,
+    `encoder_position_ids` `[B, S]` too.
 
     reduction: the mean over labelled tokens, or over examples of their sum (Li & Liang 2021).
     """

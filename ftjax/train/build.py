@@ -155,7 +155,7 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
         encoded, layout, size, f.seed, training, here=partial(rows_here, mesh),
         multiple=rows_multiple(mesh) * (f.micro_batches if training else 1),
         max_length=cfg.max_length + (parts.around.size if parts.around else 0), pad_side=data.pad_side, window=50,
-        **({"buckets": data.buckets} if layout == "buckets" else {"row_length": _row_length(data.row_length, encoded)}),
+        **({"buckets": data.buckets} if layout == "buckets" else _of_packed(f, parts, encoded)),
     )  # fmt: skip
     return Data(examples, encoded, loader, loader, bad, plain)
 
@@ -178,12 +178,21 @@ def _corpus(f: Fields, parts: Parts) -> str:
     return path
 
 
-def _row_length(wanted: int, encoded: Encoded) -> int:
+def _of_packed(f: Fields, parts: Parts, encoded: Encoded) -> dict[str, int]:
+    """The loader's options of packed rows.
+
+    Raises:
+      UserError: a row shorter than an example; prompts to be shared where there are none.
+    """
+    length, shared = f.data.row_length, f.data.shared_prompts
     longest = int(encoded.lengths.max()) - (encoded.by == "next")
+    require("data.row_length", length, length == 0 or length >= longest, f"0, or {longest} (the longest) or more")
+    has_prompts = encoded.by == "next" and encoded.source is None and not parts.task.chunked
     require(
-        "data.row_length", wanted, wanted == 0 or wanted >= longest, f"0, or {longest} (the longest example) or more"
-    )
-    return wanted
+        "data.shared_prompts", shared, shared == 1 or (shared > 1 and has_prompts),
+        "1, or more for a decoder that continues prompts",
+    )  # fmt: skip
+    return {"row_length": length, "shared_prompts": shared}
 
 
 def build(

@@ -8,6 +8,8 @@ import pytest
 
 from configs import method as configs
 from ftjax import methods, tree
+from ftjax.data.encoded import Encoded
+from ftjax.data.loader import Loader
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer, abstract, empty_cache, sites
 from ftjax.nn.layers import cut
@@ -41,6 +43,28 @@ def test_padding_and_packing_do_not_change_the_loss(tune, case, shape, randomise
         other = loss(variables, lay(rows, LENGTH, side)[0], None)
         np.testing.assert_allclose(other.loss, total.loss, rtol=2e-5)
         assert other.weight == total.weight
+
+
+@pytest.mark.parametrize("case", [*EVERYWHERE, "p_tuning"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_prompts_laid_once_change_no_loss(tune, case, shape, randomised, examples):
+    tuned = tune(case, shape, "lm")
+    variables, objective = active(tuned, randomised), causal_lm(tuned.made.model)
+    long, short = examples(7, 6)
+    ends = [e.tokens[-4:] for e in examples(8, 9, 10, 11, seed=1)]
+    texts = [e._replace(tokens=np.r_[e.tokens[:-4], end], labels=np.r_[[-100] * (len(e.tokens) - 4), end])
+             for e, end in zip((long, short, long, long), ends)]  # fmt: skip
+    texts = [wrapped(e, tuned.around) for e in texts]
+    tokens, labels = (np.concatenate([getattr(e, name) for e in texts]) for name in ("tokens", "labels"))
+    encoded = Encoded("next", tokens, np.cumsum([0, *(len(e.tokens) for e in texts)]), labels, np.arange(4), 0)
+    found = {}
+    for shared in (1, 3):
+        loader = Loader(encoded, "packed", 9, shuffle=False, row_length=48, shared_prompts=shared, prefetch=0)
+        [batch] = [jax.tree.map(jnp.asarray, batch) for batch in loader]
+        order = np.argsort(batch["example"].ravel(), kind="stable")[-len(texts) * 4 :]
+        found[shared] = objective.outputs(variables, batch)["nll"].ravel()[order]
+    assert batch["segment_ids"].min() == -1
+    np.testing.assert_allclose(found[3], found[1], rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["lora qkv", "prefix", "p_tuning"])

@@ -290,6 +290,7 @@ TABLE = [
     (dict(prefix=True), *["prefix"] * 4),
     (dict(dropout=True), *["attention_dropout"] * 4),
     (dict(probabilities=True), *["probabilities"] * 4),
+    (dict(prompts=True), *["shared_prompts"] * 4),
 ]
 HERE = [("splash", "tpu", (0, 0)), ("cudnn", "gpu", (9, 0)), ("cudnn", "gpu", (8, 0)), ("cudnn", "gpu", (7, 0))]
 
