@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 Tree = Any
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+TRIAL = "trial"  # the axis of a mesh of its own, for runs side by side
 STACK = r"layers/(\d+:\d+/)?"
 RULES: list[tuple[str, P]] = [
     (STACK + r"((attn|cross)/[qkv]|ffn/(up|gate))/kernel$", P(None, "fsdp", "tensor")),
@@ -62,6 +63,13 @@ def make_mesh(cfg: Any, devices: Sequence[Any] | None = None) -> Mesh:
         log.warning("mesh %s: no axes of the machine's torus make these sizes; one is split, at its links' cost", shape)
         placed = mesh_utils.create_device_mesh(sizes, devices[:count], allow_split_physical_axes=True)
         return Mesh(placed, AXES, axis_types=types)
+
+
+def trial_mesh(count: int) -> Mesh:
+    """A mesh of the axis `trial` over as many devices of this process as share `count` trials evenly."""
+    devices = jax.local_devices()
+    size = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+    return Mesh(np.asarray(devices[:size]), (TRIAL,), axis_types=(AxisType.Auto,))
 
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -1,6 +1,7 @@
 """What a step runs: one trial, or several of the same shapes side by side on a leading axis `N`.
 
-Of several, what is frozen and the same in all of them has no such axis. Leaves that differ in size (LoRA's of another
+Of several, what is frozen and the same in all of them has no such axis; the axis is cut along the devices of this
+process, each of which computes its runs without a word to the others. Leaves that differ in size (LoRA's of another
 rank) are filled with zeros at the ends of their axes, where the method says that this changes nothing, and cut back
 when they are saved. Learning rates and weight decays are data. The runs are those alone, to rounding.
 """
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ftjax import tree
-from ftjax.parallel.mesh import place, place_batch, shardings
+from ftjax.parallel.mesh import TRIAL, place, shardings, trial_mesh
 from ftjax.train.alike import DATA, PADDED
 from ftjax.train.compiled import Compiled
 from ftjax.train.course import Course
@@ -85,12 +87,13 @@ class Together:
 
     def __init__(self, courses: Sequence[Course], mesh: Mesh):
         self.courses, self._mesh, first = list(courses), mesh, courses[0]
-        self.width = _width(courses)
+        self._trials = trial_mesh(len(courses))
+        self.width = _width(courses) * self._trials.size
         self._like = [jax.eval_shape(lambda x: x, course.state) for course in courses]
         most = jax.tree.map(lambda *xs: jax.ShapeDtypeStruct(_most(xs), xs[0].dtype), *self._like)
         parts = self._parts([course.state for course in courses])
         self.states = [
-            place(jax.tree.map(lambda size, *xs: self._lay(xs, size.shape), most, *part), mesh) for part in parts
+            self._put(jax.tree.map(lambda size, *xs: self._lay(xs, size.shape), most, *part), True) for part in parts
         ]
         for course in courses:
             del course.state
@@ -106,6 +109,7 @@ class Together:
         self._shared = [each[0] if all(x is each[0] for x in each) else None for each in zip(*leaves)]
         given = {name: [float(getattr(c.f.optimizer, name)) for c in courses] for name in DATA}
         given = {name: values for name, values in given.items() if all(values)}
+        self._everywhere = self._put(self._shared, False)
         size = [_most(each) for each in zip(*leaves)]
         self._own = []
         for part in self._parts(range(len(courses))):
@@ -113,7 +117,7 @@ class Together:
                    for n, x in enumerate(self._shared)]  # fmt: skip
             data = {name: self._lay([np.float32(values[i]) for i in part], ()) for name, values in given.items()}
             keys = jnp.stack([jax.random.key(courses[i].f.seed) for i in part])
-            self._own.append((own, data, keys if self.width > 1 else keys[0]))
+            self._own.append(self._put((own, data, keys if self.width > 1 else keys[0]), True))
         cfg = first.f.optimizer.to_dict()
 
         def one(state: Tree, own: Any, batch: dict, shared: Any) -> tuple[Tree, dict]:
@@ -122,8 +126,13 @@ class Together:
             step = make_step(first.parts.objective.loss, tx, first.f.micro_batches)
             return step(state, self._joined(shared, leaves), batch, key)
 
-        several = len(self._orders) > 1
-        act = jax.vmap(one, (0, 0, 0 if several else None, None)) if self.width > 1 else one
+        self._several = len(self._orders) > 1
+        act = jax.vmap(one, (0, 0, 0 if self._several else None, None)) if self.width > 1 else one
+        if self._trials.size > 1:
+            each, batch = P(TRIAL), P(TRIAL) if self._several else P()
+            act = jax.shard_map(
+                act, mesh=self._trials, in_specs=(each, each, batch, P()), out_specs=each, check_vma=False
+            )
         self.step = Compiled(lambda state, shared, batch, own: act(state, own, batch, shared), donate_argnums=0)
         self._take = jax.jit(lambda values, i: jax.tree.map(lambda x: x[i], values))
         windows = [list(zip(*(course.window for course in part))) for part in self._parts(courses)]
@@ -142,6 +151,10 @@ class Together:
             out[i, *map(slice, x.shape)] = x
         return jnp.asarray(out if self.width > 1 else out[0])
 
+    def _put(self, values: Tree, each: bool) -> Tree:
+        """On the devices: with a leading axis of trials (`each`), or the same for all of them."""
+        return jax.device_put(values, NamedSharding(self._trials, P(TRIAL) if each and self.width > 1 else P()))
+
     def _joined(self, shared: Any, own: Any) -> Tree:
         return jax.tree.unflatten(self._frozen, [y if x is None else x for x, y in zip(shared, own)])
 
@@ -150,23 +163,25 @@ class Together:
         for each in zip(*(course.batches for course in self._orders)):
             hosts = [each[n] for n in self._order]
             if len(each) == 1 or self.width == 1:
-                placed = [place_batch(batch, self._mesh) for batch in each]
+                placed = [self._put(batch, False) for batch in each]
                 yield hosts, [placed[part[0]] for part in self._parts(self._order)]
             else:
                 stacked = [{k: np.stack([host[k] for host in part]) for k in each[0]} for part in self._parts(hosts)]
-                yield hosts, [place_batch(batch, self._mesh) for batch in stacked]
+                yield hosts, [self._put(batch, True) for batch in stacked]
 
     def __call__(self, batches: list[dict], going: Sequence[int]) -> list[jax.Array]:
         has_gradient = []
         for i in sorted({run // self.width for run in going}):
             batch = batches[i]
-            self.states[i], metrics = self.step(self.states[i], self._shared, batch, self._own[i])
+            with jax.set_mesh(self._trials):
+                self.states[i], metrics = self.step(self.states[i], self._everywhere, batch, self._own[i])
             has_gradient.append(metrics.pop("has_gradient"))
             self._window[i].append(metrics)
         return has_gradient
 
     def means(self) -> Means:
-        means = jax.device_get([mean_of(window) if window else {} for window in self._window])
+        with jax.set_mesh(self._trials):
+            means = jax.device_get([mean_of(window) if window else {} for window in self._window])
         self._window = [[] for _ in means]
         return [one for each in means for one in self._each(each)]
 
@@ -181,9 +196,12 @@ class Together:
     def own(self, i: int) -> tuple[Tree, Tree, Tree]:
         part, at = divmod(i, self.width)
         values = self.states[part], self._own[part][0]
-        state, own = self._take(values, at) if self.width > 1 else values
-        cut = jax.tree.map(lambda x, like: np.asarray(x)[tuple(map(slice, like.shape))], state, self._like[i])
-        return place(cut, self._mesh), state["train"], self._joined(self._shared, own)
+        with jax.set_mesh(self._trials):
+            state, own = self._take(values, at) if self.width > 1 else values
+        state, own = jax.device_get((state, own))
+        cut = jax.tree.map(lambda x, like: x[tuple(map(slice, like.shape))], state, self._like[i])
+        train, own = jax.device_put((state["train"], own), NamedSharding(self._mesh, P()))
+        return place(cut, self._mesh), train, self._joined(self._shared, own)
 
 
 def _most(leaves: Sequence[Any]) -> tuple[int, ...]:
@@ -192,13 +210,13 @@ def _most(leaves: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _width(courses: Sequence[Course]) -> int:
-    """How many runs an executable takes at a time. On a CPU one as soon as its batch fills the matrix products: side by
+    """How many runs a device takes at a time. On a CPU one as soon as its batch fills the matrix products: side by
     side their activations leave the caches (16 of 512 tokens take 1.7 times the time of one by one)."""
-    wanted = len(courses)
+    count = wanted = len(courses) // trial_mesh(len(courses)).size
     if jax.default_backend() == "cpu":
         tokens = max(rows * max(length + source, 1) for rows, length, _, source in courses[0].data.loader.shapes)
         wanted = min(max(TOKENS // tokens, 1), wanted)
-    return max(n for n in range(1, wanted + 1) if len(courses) % n == 0)
+    return max(n for n in range(1, wanted + 1) if count % n == 0)
 
 
 def make_program(courses: Sequence[Course], mesh: Mesh) -> Alone | Together:

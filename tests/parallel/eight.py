@@ -13,15 +13,17 @@ import numpy as np
 import optax
 
 from configs import method as configs
+from configs.default import get_config
 from ftjax import methods, tree
 from ftjax.models.transformer import Transformer, abstract, sites
 from ftjax.nn.config import Config
 from ftjax.nn.layers import cut
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
-from ftjax.parallel.mesh import make_mesh, place, place_batch, shardings
+from ftjax.parallel.mesh import make_mesh, place, place_batch, shardings, trial_mesh
 from ftjax.train.build import with_expand
-from ftjax.train.checkpoint import Checkpoints
+from ftjax.train.checkpoint import Checkpoints, read_best
+from ftjax.train.loop import train, train_together
 from ftjax.train.step import init_state, make_step
 
 EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(sizes) == 8]
@@ -101,6 +103,27 @@ def mesh_of(*sizes):
     return make_mesh(SimpleNamespace(**dict(zip(("data", "fsdp", "tensor"), sizes))))
 
 
+def trials(count=4):
+    """Of runs trained as one program over the devices, the last one against the same run alone: how far apart its
+    leaves are, how far its B went, and the devices that took part."""
+    asked = []
+    for rank in range(1, count + 1):
+        default, config = (get_config("model=nano-gpt,task=vowels,method=lora") for _ in range(2))
+        config.update_from_flattened_dict({
+            **{f"task.{split}_size": 8 for split in ("train", "validation", "test")}, "model.layers": (0,), "steps": 3,
+            "eval_every": 3, "batch_size": 4, "eval_batch_size": 4, "data.buckets": 1, "method.targets": ("attn/q",),
+            "method.dropout": 0.1, "method.rank": rank, "seed": rank, "optimizer.warmup": 0.0,
+        })  # fmt: skip
+        asked.append((config, default))
+    with tempfile.TemporaryDirectory() as folder:
+        train_together([(*one, Path(folder, str(i))) for i, one in enumerate(asked, 1)])
+        train(*asked[-1], Path(folder, "alone"))
+        mine, theirs = (read_best(Path(folder, name)) for name in (str(count), "alone"))
+    off = max(float(np.abs(mine[path] - theirs[path]).max()) for path in mine)
+    went = next(float(np.abs(x).max()) for path, x in theirs.items() if path.endswith("q/lora/b"))
+    return {"off": off, "went": went, "devices": trial_mesh(count).size}
+
+
 result: dict = {"devices": len(jax.devices()), "runs": {}}
 full = {}
 for name, (fields, options, meshes) in RUNS.items():
@@ -130,4 +153,5 @@ with tempfile.TemporaryDirectory() as folder:
         )
         kept.append(all(jax.tree.leaves(same)))
 result["restored"] = kept
+result["trials"] = trials()
 print(json.dumps(result))

@@ -80,6 +80,11 @@ def test_a_state_is_restored_onto_other_meshes(eight):
     assert eight["restored"] == [True] * 3
 
 
+def test_trials_spread_over_devices_are_the_runs_alone(eight):
+    trials = eight["trials"]
+    assert trials["devices"] == 4 and trials["off"] <= 1e-5 < 1e-3 < trials["went"]
+
+
 @pytest.mark.parametrize(("name", "head"), [(name, head) for name, heads in HEADS.items() for head in heads])
 def test_rules_cover_every_parameter_of_every_family_and_head(make, name, head):
     for options in ({}, {"tied_head": not make(name).cfg.tied_head}):

@@ -86,7 +86,7 @@ def test_a_terminated_group_goes_on(pair, tmp_path, monkeypatch, ahead):
     """Also where one of it went on alone, so that they stand at different steps."""
     asked, alone = pair
     mine = [(*one, tmp_path / name) for one, name in zip(asked, "ab")]
-    plain, calls = program.place_batch, []
+    plain, calls = program.Together.__call__, []
 
     def until_terminated(*args):
         calls.append(1)
@@ -95,7 +95,7 @@ def test_a_terminated_group_goes_on(pair, tmp_path, monkeypatch, ahead):
         return plain(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(program, "place_batch", until_terminated)
+        patch.setattr(program.Together, "__call__", until_terminated)
         with pytest.raises(Preempted, match="step 7"):
             train_together(mine)
     assert [(folder / "result.json").exists() for *_, folder in mine] == [False, False]
