@@ -9,11 +9,14 @@ here: what can be reproduced is the order (own text >= pretrained > scratch) and
     ftjax table --workdir=runs/label_efficiency --output=experiments/results/label_efficiency.md
 
 nano, a scaled-down analogue: nano-bert tells from a sentence ("the nun came into the room and sat down.") whether it is
-about a man or a woman (chance: 50%), of 47 nouns; it has read novels, and the own text are these sentences, each
+about a man or a woman (chance: 50%), of 48 nouns; it has read novels, and the own text are these sentences, each
 followed by one that says he or she, 200 steps of masked words. small: MiniLM on SST-2, its own text the first 20,000
 sentences, as masked words, with --config.model.path=DIR --config.task.data=DIR. paper: BERT-base on AG News (its own
 text: all of it, one epoch of masked words) by ULMFiT's schedule: slanted triangles, a rate 2.6 times lower a layer
-further down, a layer more an epoch; its concat pooling is left out. No whole table was run yet.
+further down, a layer more an epoch; its concat pooling is left out.
+
+nano: 36 runs of 100 steps, three seeds, about 7 minutes on 2 cores; single runs at 24 labels (seed 0): 57, 65 and 76%,
+from scratch with 192: 100%. No whole table was run yet.
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,9 @@ nano, a scaled-down analogue: nano-bert's shape from scratch on made-up sentence
 4,000; cells are nats per masked token of other sentences (less is better). small: the same on novels
 (--config.task.data=DIR of .txt.gz files), from nano-bert, a tenth or all of each batch's steps. paper: fine-tuning of
 the released large model (500,000 steps, 160 GB) and of BERT's, by a rate of 1e-5, batches of 32, weight decay 0.1, 10
-epochs, warm-up 6% (one of its grid, from memory); the checkpoints between are not public. No whole table was run yet.
+epochs, warm-up 6% (one of its grid, from memory); the checkpoints between are not public.
+
+nano: 12 runs, two seeds, about 5 minutes on 2 cores (an estimate). No whole table was run yet.
 """
 
 from collections.abc import Mapping
