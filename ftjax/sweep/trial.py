@@ -98,12 +98,16 @@ def load_experiment(path: str, scale: str) -> Experiment:
     get: Callable[[str, Any], Any] = lambda name, default: getattr(module, name, default)  # noqa: E731
     if not callable(get("trials", None)):
         raise UserError(f"{path}: has no function trials(scale) that gives a list of Trial")
-    at: Callable[[Any], Any] = lambda given: given(scale) if callable(given) else given  # noqa: E731
-    metrics: Any = at(get("metrics", ()))
+
+    def at_scale(name: str, default: Any) -> Any:
+        given = get(name, default)
+        return given(scale) if callable(given) else given
+
+    metrics = at_scale("metrics", ())
     return Experiment(
         path, (module.__doc__ or path).strip(), module.trials,
         metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}, get("percent", False),
-        at(get("paper", {})), get("curves", {}), get("render", lambda records: ""), get("prepare", None),
+        at_scale("paper", {}), get("curves", {}), get("render", lambda records: ""), get("prepare", None),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 method, and each task as each kind, is in a trial that is built; the others differ in numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -41,15 +42,19 @@ def gpt2(d, layers, heads):
 
 
 def t5(d, ffn, layers, heads):  # v1.1; its tokenizer has no bos, and any with an eos will do
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         d_model=d, d_ff=ffn, num_layers=layers, num_heads=heads, vocab_size=32128, feed_forward_proj="gated-gelu"
     )
-    more = dict(tie_word_embeddings=False, decoder_start_token_id=0, architectures=["T5ForConditionalGeneration"])
+    more: dict[str, Any] = dict(
+        tie_word_embeddings=False, decoder_start_token_id=0, architectures=["T5ForConditionalGeneration"]
+    )
     return lambda: hf.T5Config(**sizes, **more), "nano-gpt"
 
 
 def llama(d, ffn, layers, heads, groups, **more):
-    sizes = dict(hidden_size=d, intermediate_size=ffn, num_hidden_layers=layers, num_attention_heads=heads)
+    sizes: dict[str, Any] = dict(
+        hidden_size=d, intermediate_size=ffn, num_hidden_layers=layers, num_attention_heads=heads
+    )
     more |= dict(num_key_value_heads=groups, architectures=["LlamaForCausalLM"])
     return lambda: hf.LlamaConfig(**sizes, **more), "nano-gpt"
 
@@ -89,8 +94,8 @@ def test_every_trial_is_a_program(table, folder, tmp_path):
         pytest.skip(f"{table} has no trials at scale paper")
     folders, cells, seen = {}, {}, set()
     for run in runs:
-        config, method = run.config, run.trial.axes.partition("method=")[2]
-        kinds = {(config["model.path"], method), (config["task.name"], config["task.objective"])}
+        known, method = run.config, run.trial.axes.partition("method=")[2]
+        kinds = {(known["model.path"], method), (known["task.name"], known["task.objective"])}
         if kinds - seen:
             cells[run.trial[:2]] = run
             seen |= kinds
