@@ -46,7 +46,7 @@ TASKS = {
     "wikisql": _columns("question", "header", "sql", max_length=384),
     "multi30k": _columns("source", "target", source="en", target="de", test_set="test_2016_flickr", max_length=256),
     "summarisation": _columns("document", "summary", max_length=512),
-    "lm": _columns("prompt", "completion", max_length=512),
+    "lm": _columns("prompt", "completion", "part", max_length=512),
     "instructions": _columns("instruction", "input", "output", max_length=512),
     "chat": _columns(
         "messages", chat_template="", system="", learn="all", max_length=512

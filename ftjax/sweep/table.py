@@ -68,7 +68,7 @@ def make_table(sweep: Sweep, records: Sequence[Record]) -> Table:
 
 
 def _values(sweep: Sweep, record: Record) -> list[float | None]:
-    metrics, result = sweep.experiment.metrics, record.result
+    metrics, result = record.run.trial.metrics or sweep.experiment.metrics, record.result
     if wrong := [name for name in metrics.values() if name not in result["metrics"]]:
         there = ", ".join(result["metrics"])
         raise UserError(f"{sweep.experiment.path}: metrics: {record.run.label} has no {wrong[0]} (there are {there})")
@@ -119,10 +119,12 @@ def facts(table: Table, now: str | None) -> list[str]:
     experiment, seeds = table.sweep.experiment, sorted({r.run.trial.seed for r in table.records})
     processes = {(a.host, a.processes[-1]) if len(a.processes) > 1 else id(a): a for a in attempts}  # some share one
     seconds = sum((a.ended or a.started) - a.started for a in processes.values())
-    what = f"Final {', '.join(experiment.metrics.values())}"
-    if not experiment.metrics:
-        names = sorted({r.result["best"]["metric"] for r in done})
-        what = f"{(', '.join(names) or 'Main metric').capitalize()} at each run's best evaluation"
+    final = dict.fromkeys(name for r in table.records for name in (r.run.trial.metrics or experiment.metrics).values())
+    what = f"Final {', '.join(final)}" if final else ""
+    if best := [r for r in table.records if not (r.run.trial.metrics or experiment.metrics)]:
+        names = ", ".join(sorted({r.result["best"]["metric"] for r in best if r.state == "done"})) or "main metric"
+        what = "; ".join(filter(None, [what, f"{names} at each run's best evaluation"]))
+        what = what[0].upper() + what[1:]
     return [
         f"`{table.sweep.command}`",
         f"Seeds {', '.join(map(str, seeds))}; {len(done)} of {len(table.records)} runs done; commit {code}{mismatch}."

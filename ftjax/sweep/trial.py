@@ -32,7 +32,8 @@ Cells = Mapping[tuple[str, str], float]  # (row, column) -> value
 class Trial(NamedTuple):
     """One run of a table's cell: the axes of its config, and fields that differ from their defaults.
 
-    A field's text may hold `{prepared}`, the folder of what the experiment's `prepare` makes.
+    A field's text may hold `{prepared}`, the folder of what the experiment's `prepare` makes. `metrics` are the trial's
+    own where the experiment's (see there) do not fit it: one notebook of two, say.
     """
 
     row: str
@@ -40,6 +41,7 @@ class Trial(NamedTuple):
     seed: int
     axes: str  # model=...,task=...,method=...
     fields: Mapping[str, Any] = {}  # 'method.rank' -> 4
+    metrics: Mapping[str, str] = {}
 
 
 class Experiment(NamedTuple):
@@ -47,7 +49,8 @@ class Experiment(NamedTuple):
 
     metrics: {title: name} of the final metrics that make a column each; where empty, the main one at its best
       evaluation. The file has this, or a tuple of names, or a function of the scale that gives one of them.
-    percent: values are shown times 100. A paper's numbers and curves are by name, and as they are to be shown.
+    percent: values are shown times 100.
+    paper: its numbers, or a function of the scale that gives them; as the curves by name, and as they are to be shown.
     prepare: (scale, folder, fields that the sweep sets) makes what trials read under `{prepared}`, once; called again
       after an interruption, it should go on.
     """
@@ -95,12 +98,16 @@ def load_experiment(path: str, scale: str) -> Experiment:
     get: Callable[[str, Any], Any] = lambda name, default: getattr(module, name, default)  # noqa: E731
     if not callable(get("trials", None)):
         raise UserError(f"{path}: has no function trials(scale) that gives a list of Trial")
-    given = get("metrics", ())
-    metrics: Any = given(scale) if callable(given) else given
+
+    def at_scale(name: str, default: Any) -> Any:
+        given = get(name, default)
+        return given(scale) if callable(given) else given
+
+    metrics = at_scale("metrics", ())
     return Experiment(
         path, (module.__doc__ or path).strip(), module.trials,
         metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}, get("percent", False),
-        get("paper", {}), get("curves", {}), get("render", lambda records: ""), get("prepare", None),
+        at_scale("paper", {}), get("curves", {}), get("render", lambda records: ""), get("prepare", None),
     )  # fmt: skip
 
 
@@ -172,7 +179,9 @@ def make_runs(
 
 
 def columns(trial: Trial, metrics: Mapping[str, str]) -> list[str]:
-    """The columns that a trial has a value for: its own or, where the experiment names several metrics, one each."""
+    """The columns that a trial has a value for: its own or, where it or the experiment names several metrics, one
+    each."""
+    metrics = trial.metrics or metrics
     return [f"{trial.column} {title}".strip() for title in metrics] if len(metrics) > 1 else [trial.column]
 
 

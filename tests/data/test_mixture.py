@@ -215,3 +215,21 @@ def test_evaluation_by_parts(mixture, tmp_path, capsys):
         assert main(["eval", flags[0], *(f"--config.{field}={value}" for field, value in alone.items())]) == 0
         one = json.loads(capsys.readouterr().out)
         assert found[f"{part}/loss"] == pytest.approx(one["loss"], rel=1e-4) and not any("/" in name for name in one)
+
+
+def test_parts_of_ones_own_rows(tmp_path, capsys):
+    asked = {"one": ("a", "the"), "two": ("he", "she")}
+    rows = [{"prompt": x, "completion": " went away", "part": part} for part in asked for x in asked[part]]
+    rows[2]["completion"] = " had an old house"
+    path = tmp_path / "rows.jsonl"
+
+    def evaluate(rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        flags = [f"--config.task.files.{split}={path}" for split in ("train", "validation")]
+        axes = "--config=configs/default.py:model=nano-gpt,task=lm"
+        assert main(["eval", axes, *flags, "--config.task.max_length=32", "--config.generate.max_new_tokens=2"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    found, alone = evaluate(rows), evaluate(rows[2:])
+    assert found["two/bits_per_byte"] == pytest.approx(alone["bits_per_byte"], rel=1e-4) != found["bits_per_byte"]
+    assert found["one/exact_match"] == 0 and not any("/" in name for name in alone)

@@ -32,7 +32,8 @@ CASES = {  # task: folder, fields, rows of the splits, classes, what the first e
     )),
     "e2e": ("e2e", {}, (42061, 4672, 4693), 0, None),
     "webnlg": ("webnlg", {}, (17979, 2253, 4922), 0, Text(
-        'Aarhus_Airport : cityServed : "Aarhus, Denmark"<e>', " The Aarhus is the airport of Aarhus, Denmark.<e>"
+        'Aarhus_Airport : cityServed : "Aarhus, Denmark"<e>', " The Aarhus is the airport of Aarhus, Denmark.<e>",
+        "seen",
     )),
     "wikisql": ("wikisql", {}, (56355, 8421, 15878), 0, Text(
         "Tell me what the notes are for South Australia\nSQL:",

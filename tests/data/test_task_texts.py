@@ -113,7 +113,7 @@ def test_facts_to_texts(tmp_path):
     ]
     path = write(tmp_path / "x.jsonl", {"category": "Airport", "triples": triples, "refs": refs})
     context = 'A_B : isIn : C | C : size : "9"<e>'
-    wanted = [Text(context, " A is in C.<e>"), Text(context, " C!<e>")]
+    wanted = [Text(context, " A is in C.<e>", "seen"), Text(context, " C!<e>", "seen")]
     assert load("webnlg", path) == wanted
     named = [dict(zip(("subject", "property", "object"), triple)) for triple in triples]
     lexical = [{"lex": ref["text"], "comment": ref["comment"]} for ref in refs]
@@ -155,6 +155,7 @@ def test_categories_of_webnlg(tmp_path):
         return [text.prompt.removesuffix("<e>") for text in load("webnlg", path, categories=names, **changes)]
 
     assert chosen() == ["Food", "Artist", "Food", "Athlete"]
+    assert [text.part for text in load("webnlg", path)] == ["seen", "unseen", "seen", "unseen"]
     assert chosen("seen") == ["Food", "Food"] and chosen("unseen") == ["Artist", "Athlete"]
     assert chosen("seen", "Athlete") == ["Food", "Food", "Athlete"]
     assert chosen("unseen", max_train_rows=2) == ["Artist", "Athlete"]

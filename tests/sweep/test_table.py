@@ -57,6 +57,18 @@ def test_page_with_curves_and_links(sweep, table_of, tmp_path):
     assert charts(table)[1].count("<circle") == 3  # the mean over two seeds at two steps, and theirs
 
 
+def test_a_trials_own_metrics(sweep, finish):
+    own = '"steps": 4}, {"loss": "loss", "f1": "f1"} if row == "two" else {})'
+    made = sweep(('"steps": 4})', own))
+    for run in made.runs:
+        finish(run, 0.5, {"accuracy": 0.5, "loss": 0.25, "f1": 0.75})
+    table = make_table(made, [read(run) for run in made.runs])
+    assert table.columns == ["r=2", "r=8", "r=2 loss", "r=2 f1", "r=8 loss", "r=8 f1"]
+    assert table.cells["one", "r=2"].mean == 50 and ("two", "r=2") not in table.cells
+    assert table.cells["two", "r=8 loss"].mean == 25 and table.cells["two", "r=8 f1"].mean == 75
+    assert "Final loss, f1; accuracy at each run's best evaluation, in %" in write(table, "text", "abc", None)
+
+
 def test_named_metrics_are_columns(sweep, table_of):
     named = ("percent = True", 'metrics = ("bleu", "nist")'), ('("one", "r=2")', '("one", "r=2 nist")')
     made = sweep(*named)

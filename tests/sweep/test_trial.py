@@ -1,12 +1,17 @@
 """From an experiment's file to command lines, configs and folders."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from configs.default import get_config
+from ftjax.data.tasks import TASKS
 from ftjax.errors import UserError
+from ftjax.kinds import KINDS
 from ftjax.sweep.trial import SCALES, digest, identity, load_experiment, make_runs, plain, resolve
+from tests.sweep.conftest import EXPERIMENT
 
 CONFIG = "configs/default.py"
 
@@ -47,6 +52,38 @@ def test_shipped_experiments_that_prepare(name, count, scale, tmp_path):
         assert all(f"={tmp_path}/prepared/" in flag for flag in read) and not any("{" in flag for flag in run.flags)
     with pytest.raises(UserError, match="no trials at scale paper"):
         runs(f"experiments/{name}.py", scale="paper", workdir=tmp_path)
+
+
+TABLES = [
+    str(path) for path in sorted(Path("experiments").glob("*.py")) if "def trials(scale: str)" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_builds_at_every_scale(table, tmp_path):
+    made = 0
+    for scale in SCALES:
+        experiment = load_experiment(table, scale)
+        if trials := experiment.trials(scale):
+            # a run a cell: `make_runs` looks at its fields, and at the paper's cells
+            first = experiment._replace(trials=lambda s, trials=trials: [t for t in trials if t.seed == trials[0].seed])
+            found = make_runs(first, scale, CONFIG, [], tmp_path)
+            assert len({run.folder for run in found}) == len(found)
+            for run in found:
+                task = TASKS[run.config["task.name"]]
+                known = {"loss", *(KINDS[run.config["task.objective"] or task.objectives[0]].metrics or task.metrics)}
+                for name in (run.trial.metrics or experiment.metrics).values():
+                    assert re.sub(r"_beam\d+$", "", name.rpartition("/")[2]) in known, run.label
+            made += len(found)
+    assert made and "{cost}" not in load_experiment(table, "nano").doc
+
+
+def test_a_papers_numbers_may_be_of_a_scale(write, tmp_path):
+    path = write(
+        EXPERIMENT, ('paper = {"theirs"', 'paper = lambda scale: {scale: {}} if scale == "small" else {"theirs"')
+    )
+    assert load_experiment(path, "small").paper == {"small": {}}
+    assert load_experiment(path, "nano").paper == {"theirs": {("one", "r=2"): 70.0}}
 
 
 def test_equal_budget_is_equal(tmp_path):
@@ -127,8 +164,6 @@ def test_overrides_are_for_all_trials(write, tmp_path):
     ],
 )
 def test_bad_experiments(write, tmp_path, old, new, words):
-    from tests.sweep.conftest import EXPERIMENT
-
     with pytest.raises(UserError) as error:
         runs(write(EXPERIMENT, (old, new)), workdir=tmp_path)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)

@@ -14,7 +14,7 @@ class Text(NamedTuple):
 
     prompt: str
     completion: str
-    part: str = ""  # of a mixture: the data set that it is from
+    part: str = ""  # what its metrics are said of too: of a mixture, the data set that it is from
 
 
 class Marked(NamedTuple):

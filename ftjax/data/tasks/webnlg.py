@@ -1,6 +1,7 @@
 """WebNLG 2017: facts about one thing to a text (Gardent et al. 2017), linearised as by LoRA (Hu et al. 2021).
 
-`task.categories` chooses: names of categories, or seen and unseen, those of the training set and the others.
+`task.categories` chooses: names of categories, or seen and unseen, those of the training set and the others. Metrics of
+rows of both are of each as well, as `unseen/bleu`.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row, read_json, suffix
 from ftjax.data.tasks.e2e import described
 from ftjax.data.tasks.table import Columns, Source, limited, load_all, read_table
-from ftjax.data.tasks.task import Split, Task
+from ftjax.data.tasks.task import Split, Task, Text
 from ftjax.data.tasks.triples import linearised
 from ftjax.errors import UserError
 
@@ -84,4 +85,11 @@ def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
     return limited(chosen, cfg, split)
 
 
-TASK = Task(("lm",), COLUMNS, load, described, ("perplexity", "bleu", "chrf"))
+def example(row: dict[str, Any], eos: str) -> Text:
+    """As E2E's, its part seen or unseen where it has a category."""
+    category = row.get("category")
+    part = "" if category is None else "seen" if category in SEEN else "unseen"
+    return described(row, eos)._replace(part=part)
+
+
+TASK = Task(("lm",), COLUMNS, load, example, ("perplexity", "bleu", "chrf"))
