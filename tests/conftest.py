@@ -9,6 +9,7 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"--xla_cpu_parallel_codegen_split_count=1 {os.environ['XLA_FLAGS']}"
 if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):  # later ones abort on this flag
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ['XLA_FLAGS']}"  # compiles faster
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -17,6 +18,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import functools
+import gc
 import zlib
 from typing import NamedTuple
 
@@ -34,6 +36,13 @@ settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish(session):
+    """The libraries that are loaded by now stay: no collection of garbage looks through them again."""
+    gc.freeze()
+    gc.set_threshold(5_000, 10, 10)
+
 
 # Without a scan, operations run eagerly are compiled once for all tests: most need no jit at all.
 SIZES = dict(vocab_size=50, hidden_size=16, num_layers=2, max_positions=32, scan_unroll=-1, num_classes=3)

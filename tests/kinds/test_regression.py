@@ -14,10 +14,9 @@ ROWS = [{"text": text, "score": i / 2} for i, text in enumerate(TEXTS)]
 PAIRS = [{"sentence1": a, "sentence2": b, "score": 5 - i / 2} for i, (a, b) in enumerate(zip(TEXTS, TEXTS[::-1]))]
 
 
-@pytest.mark.parametrize("task, rows, metrics", [
-    ("regression", ROWS, ["pearson", "spearman"]), ("stsb", PAIRS, ["spearman", "pearson"]),
+@pytest.mark.parametrize("task, method, rows, metrics", [
+    ("regression", "full", ROWS, ["pearson", "spearman"]), ("stsb", "head", PAIRS, ["spearman", "pearson"]),
 ])  # fmt: skip
-@pytest.mark.parametrize("method", ["full", "head"])
 def test_a_run(configure, tmp_path, task, rows, metrics, method):
     config, default = configure(task, method, rows, rows, **{"data.buckets": 1})
     result = train(config, default, tmp_path / "run")

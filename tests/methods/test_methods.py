@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from configs.method import METHODS as CONFIGS
-from configs.method import RATES
+from configs import method as configs
 from ftjax import methods, tree
 from ftjax.errors import UserError
 from ftjax.train.step import init_state, make_step
+from tests.conftest import CONFIGS
 from tests.methods.conftest import CASES, descended
 
 CHANGES_STEP_0 = ("prompt", "prefix", "p_tuning")  # methods that say so
@@ -21,6 +21,12 @@ WAITS = r"/lora/a$|embed/lora/b$|/llama_adapter/prompts$"  # for B, A or the gat
 LABELS = {"lora_a", "lora_b", "lora_m"}
 
 method = pytest.mark.parametrize("method", CASES)
+# A method is on every shape, its variants and compositions on one each, in turn.
+on_shapes = pytest.mark.parametrize(
+    ("method", "shape"),
+    [(case, shape) for i, case in enumerate(CASES, 1) for n, shape in enumerate(CONFIGS)
+     if case in (*methods.METHODS, "houlsby") or i % 3 == n],
+)  # fmt: skip
 
 
 def logits(tuned, variables):
@@ -34,11 +40,11 @@ def unmergeable(method):
 
 
 def test_every_method_has_a_config_of_its_name():
-    assert set(methods.METHODS) == set(CONFIGS) == set(RATES)
+    assert set(methods.METHODS) == set(configs.METHODS) == set(configs.RATES)
     assert set(methods.METHODS) == {name for name, _ in CASES.values() if "+" not in name}
 
 
-@method
+@on_shapes
 def test_step_0_is_the_base_bit_for_bit(tune, shape, method):
     if method.startswith(CHANGES_STEP_0):
         pytest.skip("it says that it is not")
@@ -52,7 +58,7 @@ def test_step_0_is_the_base_bit_for_bit(tune, shape, method):
         np.testing.assert_array_equal(now, base)
 
 
-@method
+@on_shapes
 def test_exactly_the_labelled_leaves_move(tune, shape, method):
     tuned = tune(method, shape)
     before = tree.flatten(jax.tree.map(np.array, tuned.variables))
@@ -96,7 +102,7 @@ def test_optimizer_leaves_are_the_trainable_leaves_and_keep_their_dtypes(tune, m
     assert kind(after) == kind(state)
 
 
-@method
+@on_shapes
 def test_merged_equals_unmerged(tune, shape, randomised, method):
     tuned = tune(method, shape)
     adapters = randomised(tuned.variables["adapters"])
@@ -111,7 +117,7 @@ def test_merged_equals_unmerged(tune, shape, randomised, method):
         assert np.abs(logits(tuned, merged) - logits(tuned, {**variables, "adapters": {}})).max() > 1e-2
 
 
-@method
+@on_shapes
 def test_a_head_that_the_task_adds_always_trains(tune, shape, method):
     labels = tree.flatten(tune(method, shape).labels)
     heads = {path for path in labels if "params/classifier" in path or "params/pooler" in path}
