@@ -71,7 +71,7 @@ def test_what_trains_and_its_moments_stay_fp32(tune, case, shape, base):
     assert set(floats([state, metrics["loss"]]).values()) == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("case", ["llama_adapter+top_layers", "dora", "prefix"])
+@pytest.mark.parametrize("case", ["llama_adapter+top_layers", "lora qkv", "dora", "houlsby", "prefix", "p_tuning"])
 def test_loss_and_gradients_in_bf16_are_finite_and_near_fp32s(tune, case, randomised):
     """Near at a random point, where every part of an adapter counts; the gradients by their direction."""
     tuned = tune(case, "gpt2")
