@@ -15,7 +15,8 @@ from ftjax.train.fields import Fields
 from ftjax.train.restore import build, load_run
 
 SIZES = ["--config.task.train_size=16", "--config.task.validation_size=4", "--config.steps=2", "--config.eval_every=2",
-         "--config.batch_size=4", "--config.eval_batch_size=4", "--config.task.max_length=48"]  # fmt: skip
+         "--config.batch_size=4", "--config.eval_batch_size=4", "--config.task.max_length=48",
+         "--config.model.scan_unroll=1"]  # fmt: skip
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ VARIANTS = {
     "mha, learned positions": BASE,
     "gqa, wide heads, unrolled": LLAMA.replace(num_kv_heads=2, head_dim=8, scan_unroll=-1),
     "mqa, learned positions": BASE.replace(num_kv_heads=1),
-    "gqa, rotary": LLAMA.replace(num_kv_heads=2),
 }
 T, NEW = 6, 8
 

@@ -34,8 +34,7 @@ def asked(prepare, bert, gpt):
     )
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("model", ["bert", "gpt"])
+@pytest.mark.parametrize(("model", "side"), [("bert", "right"), ("gpt", "right"), ("gpt", "left")])
 def test_the_word_is_sought_among_those_of_the_file(asked, forward, vocabulary, model, side):
     f, parts = asked(model, **vocabulary, **{"data.pad_side": side})
     encoded = load_data(f, parts, "validation", training=False).encoded

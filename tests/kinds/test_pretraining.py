@@ -370,7 +370,7 @@ def test_one_document_gives_no_pairs(tokenizer):
         encode_pairs([*texts(1), Text("", " ")], tokenizer, 0, collector(LENGTH))
 
 
-SMALL = dict(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24, max_positions=32)
+SMALL = dict(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24, max_positions=32)
 
 
 @pytest.mark.parametrize("kind, vocab", [("gpt", 270), ("bert", 90)])

@@ -19,7 +19,6 @@ from ftjax.parallel.mesh import BATCH, RULES, make_mesh, rows_multiple, spec
 ABSTRACT = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
 HEADS = {"gpt2": ("lm", "classification", "none"), "llama": ("lm", "classification"), "bert": ("mlm", "classification")}
 
-ONE_BY_ONE = "--xla_cpu_parallel_codegen_split_count=1"
 COLUMNS, ROWS = (1, "fsdp", "tensor"), (1, "tensor", "fsdp")
 CUTS = {  # the axes that cut a leaf; what is not named is whole on every device
     **{f"{name}/kernel": COLUMNS for name in ("attn/q", "attn/k", "attn/v", "ffn/up", "ffn/gate")},
@@ -34,7 +33,7 @@ CUTS = {  # the axes that cut a leaf; what is not named is whole on every device
 @pytest.fixture(scope="module")
 def eight():
     """What eight.py found on eight devices."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8 {ONE_BY_ONE}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command, root = [sys.executable, "-m", "tests.parallel.eight"], Path(__file__).parents[2]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
@@ -47,7 +46,7 @@ def test_every_method_was_on_meshes_and_full_on_every_one(eight):
     assert {name for run in eight["runs"] for name in run.split("+")} == set(methods.METHODS)
     meshes = {name: {tuple(run["sizes"]) for run in found} for name, found in eight["runs"].items()}
     sizes = {name: len(found) for name, found in meshes.items()}
-    assert (sizes["full"], sizes["lora"], min(sizes.values())) == (1 + 10, 1 + 6, 1 + 2)
+    assert (sizes["full"], sizes["lora"], min(sizes.values())) == (1 + 10, 1 + 3, 1 + 2)
 
 
 def test_a_mesh_of_eight_gives_the_steps_of_one_device(eight):
