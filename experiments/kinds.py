@@ -73,11 +73,6 @@ def commonest_word(train: list[Any], held: list[Any]) -> float:
     return sum(x.answer == word for x in held) / len(held)
 
 
-def even(train: list[Any], held: list[Any]) -> float:
-    """Of two answers that are drawn equally often, one."""
-    return 0.5
-
-
 def never(train: list[Any], held: list[Any]) -> float:
     """A constant, or no entity at all."""
     return 0.0
@@ -118,9 +113,6 @@ ROWS = [
     Row("words", "nano-bert", "sst2", "sst2", ("accuracy",), {"task.objective": "words"}, commonest),
     Row("cloze", "minilm", "lama", "lama_trex/pararel_trex_lms_vocab", ("hit@1",),
         {"task.relation": "P17", "task.template": "[X] is located in [Y] .", "epochs": 8.0}, commonest_word),
-    Row("next sentence", "minilm", "text", "novels", ("next_accuracy",),
-        {"task.objective": "nsp", "task.max_length": 64, "task.max_train_rows": 2, "task.max_eval_rows": 2,
-         "data.overlong": "error", "epochs": 0.5}, even),
     Row("masked words", "nano-bert", "text", "tinyshakespeare/input.txt", ("loss",), {**TEXT, "task.objective": "mlm"}),
 ]  # fmt: skip
 
