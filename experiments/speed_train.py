@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 LORA = {"rank": 4, "alpha": 8.0}
-SHARED = {"data.layout": "packed", "data.shared_prompts": 8}
+SHARED = {"data.layout": "packed", "data.shared_prompts": 8, "data.row_length": 256}  # a row a batch, of 8 on average
 SIDES = {  # side -> the part that runs it, its method
     f"{part}{more} {method}": (part + more, method)
     for method in ("full", "lora")
@@ -172,6 +172,10 @@ class Run:
         # the work of a step of the plan's first shape
         self.flops = step_flops(parts.model.cfg, parts.labels, parts.variables, sited, *self.loader.shapes[0])
 
+    def compile(self) -> None:
+        """A step of each shape."""
+        self.steps({batch.length: batch for batch in self.plan}.values())
+
     def steps(self, plans: Any) -> tuple[float, int, int]:
         """Trains on these planned batches: (seconds without compilation, examples, tokens)."""
         import jax
@@ -191,6 +195,7 @@ def ftjax_side(folder: Path, method: str, args: argparse.Namespace, **fields: An
     config = ftjax_config(folder, method, args.batch_size, args.seed)
     config.update_from_flattened_dict(fields)
     run = Run(config)
+    run.compile()  # a compilation would hide the steps that run behind it
     run.steps(run.plan[: args.warmup])
     measured = run.plan[args.warmup : -1]  # the last batch of an epoch may be half empty
     seconds, examples, tokens = run.steps(measured)
@@ -250,9 +255,11 @@ def decomposition(folder: Path, method: str, args: argparse.Namespace) -> dict[s
             attend = plain_attention if name == KERNEL else attention.attend
             with patch.object(attention, "attend", attend):
                 run = Run(config, **options)
-                shapes = {batch.length: batch for batch in run.plan}
-                run.steps(shapes.values())
-            seconds, examples, _ = run.steps(run.plan[turn * args.steps : (turn + 1) * args.steps])
+                run.compile()
+            plan = run.plan[:-1]  # the last batch of an epoch may be half empty
+            seconds, examples, _ = run.steps(
+                plan[n % len(plan)] for n in range(turn * args.steps, (turn + 1) * args.steps)
+            )
             per_example[name].append(seconds / examples)
     base = per_example["as it is"]
     return {name: statistics.median(a / b for a, b in zip(x, base)) for name, x in per_example.items()}
