@@ -52,7 +52,7 @@ def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type c
                 on_bad_row="error",  # or skip, counted
                 pad_side="right",
                 buckets=6,
-                row_length=0,  # of packed rows; 0: the shortest that holds every example
+                row_length=0,  # of packed rows; 0: the shortest that holds every example, or group that shares a prompt
                 shared_prompts=1,  # of packed rows: so many examples of one prompt, at most, behind one copy of it
             ),
             loss=dict(label_smoothing=0.0, z_loss=0.0, reduction="token", chunk=2048),

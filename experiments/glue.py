@@ -1,8 +1,8 @@
 """BERT's table 1: one model, fine-tuned alike on each task of GLUE.
 
 Devlin et al. 2019, https://arxiv.org/abs/1810.04805, table 1, of the test server: BERT base 79.6 and large 82.1 on
-average, GPT 75.1. The shape: a pretrained model beats the same one from scratch on every task, a larger one a smaller
-one.
+average, GPT 75.1. The shape there: a larger model beats a smaller one on every task; here as well: a pretrained one the
+same from scratch.
 
     ftjax sweep experiments/glue.py --scale=nano --workdir=runs/glue --jobs=2
     ftjax table --workdir=runs/glue --output=experiments/results/glue.md
@@ -13,7 +13,7 @@ nouns that were not trained on (chance: 50%). small: MiniLM likewise on 2,000 ro
 folders are to be put (or linked) into WORKDIR/prepared as sst2, mrpc and stsb (--config.model.path=DIR). paper: the
 defaults of BERT's code on every task (rate 5e-5, 3 epochs, batches of 32, 128 tokens, warm-up 10%, Adam without bias
 correction, weight decay 0.01, clipping at 1), on GLUE's development sets, where the paper's are of the test server by
-the best of four rates. WNLI is left out there and here.
+the best of four rates (from memory). WNLI is left out there and here.
 
 nano: 12 runs of 150 steps, two seeds, about 3 minutes on 2 cores (an estimate). No whole table was run yet.
 """

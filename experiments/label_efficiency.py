@@ -10,7 +10,8 @@ here: what can be reproduced is the order (own text >= pretrained > scratch) and
 
 nano, a scaled-down analogue: nano-bert tells from a sentence ("the nun came into the room and sat down.") whether it is
 about a man or a woman (chance: 50%), of 48 nouns; it has read novels, and the own text are these sentences, each
-followed by one that says he or she, 200 steps of masked words. small: MiniLM on SST-2, its own text the first 20,000
+followed by one that says he or she (of the tested sentences too, so that text without labels has the answer in it: the
+most that it could give), 200 steps of masked words. small: MiniLM on SST-2, its own text the first 20,000
 sentences, as masked words, with --config.model.path=DIR --config.task.data=DIR. paper: BERT-base on AG News (its own
 text: all of it, one epoch of masked words) by ULMFiT's schedule: slanted triangles, a rate 2.6 times lower a layer
 further down, a layer more an epoch; its concat pooling is left out.

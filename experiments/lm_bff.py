@@ -12,7 +12,8 @@ examples a class, drawn by the seed, and is tested on other nouns; the prompt is
 and she. small: none; no masked model between nano-bert and BERT with its vocabulary's head is at hand. paper: 1,000
 steps, evaluated every 100 on as many other examples, the best of which is what a cell says (the paper's grid of rates
 and batches is one cell of it, 1e-5 and 8; its cells are of the whole development sets, which is `ftjax eval` of each
-run on files of them).
+run on files of them); accuracy on MRPC and QQP too, and demonstrations drawn from all examples, where the paper takes
+the half of each class that is nearest (task.demonstration_encoder).
 
 nano: 35 runs of 40 steps, five seeds, about 6 minutes on 2 cores (an estimate); single runs with 8 a class (seed 13):
 head 59, prompt 68, and 69 untouched: training gains nothing there yet at this rate. No whole table was run yet.

@@ -2,7 +2,9 @@
 
 Hu et al. 2021, https://arxiv.org/abs/2106.09685, table 3: GPT-2 medium and large put a restaurant's attributes into
 words; BLEU, NIST, ROUGE-L, CIDEr (METEOR needs Java; `ftjax score` has it). Of the paper's "0.35M" of LoRA at rank 4
-the true count is 0.39M, of "0.77M" 0.74M. Rows with * it took from Li & Liang 2021.
+the true count is 0.39M, of "0.77M" 0.74M; of prefixes (PreLayer) of length 5 0.25M. Rows with * it took from Li & Liang
+2021. The length penalty is 0.9 in its table 11 and 0.8 in its repository; the paper takes each run's best epoch, a cell
+here the last.
 
     ftjax sweep experiments/lora_e2e.py --scale=nano --workdir=runs/lora_e2e --jobs=2
     ftjax table --workdir=runs/lora_e2e --output=experiments/results/lora_e2e.md

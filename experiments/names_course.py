@@ -9,8 +9,9 @@ test names. Backwards: 81.0% of 200 test names by the prompt that was trained, a
 
 Exact match of greedy answers in four wordings, of which one is trained; a row trained on all four says whether they
 could be learned, and the untouched base (a step at a rate of 0) what there was. Below the table what narrowing costs:
-bits per byte, before and after, of text that the base itself has written, so that the difference is how far a model has
-moved from it (Kullback-Leibler, base to tuned). k-shot accuracy of the base is left out: at these sizes it is nothing.
+bits per byte, before and after, of text that the base itself has written, so that the difference is about how far a
+model has moved from it (Kullback-Leibler, base to tuned). k-shot accuracy of the base is left out: at these sizes it is
+nothing.
 
 nano, a scaled-down analogue: nano-gpt, generated names. small: stories260K (--config.model.path=DIR), names.txt. paper:
 the notebooks' recipe, names.txt; without their two added tokens, the padding that they train on, and their sampling at

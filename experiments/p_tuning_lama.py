@@ -1,7 +1,8 @@
 """P-tuning on LAMA: does a learned prompt make the wording of a template matter less?
 
 Liu et al. 2021, https://arxiv.org/abs/2103.10385: facts asked by four wordings of one relation (T-REx P17, a place's
-country), BERT base. Hit@1 is 20 to 51 without, and 58 with P-tuning whatever the wording, which stays as anchor words.
+country), BERT base (the model from memory). Hit@1 is 20 to 51 without, and 58 with P-tuning whatever the wording, which
+stays as anchor words. Here a cell is the best evaluation, of which a row without training has one.
 
     ftjax sweep experiments/p_tuning_lama.py --scale=nano --workdir=runs/p_tuning_lama --jobs=2
     ftjax table --workdir=runs/p_tuning_lama --output=experiments/results/p_tuning_lama.md

@@ -113,7 +113,7 @@ def trials(scale: str) -> list[Trial]:
 
 
 def _few(scale: str, count: int) -> dict[str, Any]:
-    """Paper: 200 steps of a prefix and 100 or 200 of all weights, 400 with 500 examples."""
+    """200 steps, 400 with 500 examples, as of the paper's prefixes; its full fine-tuning on 50 and 100 had 100."""
     steps = LOW[scale] * (2 if count == 500 else 1)
     return {"task.max_train_rows": count, "epochs": None, "steps": steps, "eval_every": steps}
 

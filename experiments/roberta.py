@@ -8,7 +8,7 @@ on 16 or 160 GB of text, with batches of 8,000, for 100,000 to 500,000 steps. Th
 
 nano, a scaled-down analogue: nano-bert's shape from scratch on made-up sentences about restaurants, 200 of them or
 4,000; cells are nats per masked token of other sentences (less is better). small: the same on novels
-(--config.task.data=DIR of .txt.gz files), from nano-bert, a tenth or all of each batch's steps. paper: fine-tuning of
+(--config.task.data=DIR of .txt.gz files), from nano-bert, one novel or 40. paper: fine-tuning of
 the released large model (500,000 steps, 160 GB) and of BERT's, by a rate of 1e-5, batches of 32, weight decay 0.1, 10
 epochs, warm-up 6% (one of its grid, from memory); the checkpoints between are not public.
 

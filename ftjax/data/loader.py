@@ -74,10 +74,11 @@ class Loader(grain.IterDataset[Arrays]):
             batch_size: examples per batch.
             seed: of the order.
             shuffle: whether to train, shuffled and without end, or to evaluate, in order and once.
-            max_length: no example's row is longer; None leaves the rounding up of lengths unbounded.
-            row_length: of packed rows; 0 takes the smallest multiple of 64 that holds the longest example.
+            max_length: no example's row is longer, but for shared prompts; None leaves the rounding up unbounded.
+            row_length: of packed rows; 0 takes the smallest multiple of 64 that holds the longest example (or those of
+                one prompt).
             shared_prompts: of packed examples with labels by next token and of one sequence: so many of one prompt,
-                at most, are laid behind one copy of it. They are in one batch then, as they are not by chance.
+                at most, are laid behind one copy of it, in every epoch the same ones.
             pad_side: where the padding is.
             buckets: the most bucket lengths.
             window: see `layout.bucket_batches`; None is 50 when shuffled and 0, in order, when not.

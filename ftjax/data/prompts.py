@@ -48,4 +48,4 @@ def units(family: np.ndarray, lengths: np.ndarray, prompts: np.ndarray, most: in
             used = int(prompts[i])
         made[-1].append(i)
         used += own
-    return sorted(made)  # by their first example: evaluation is in the data set's order
+    return sorted(made)  # by their first example: evaluation is nearly in the data set's order

@@ -46,6 +46,8 @@ def full_rows(f: Fields, parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
         layout = "packed" if kind.packs else "buckets"
     longest = length + (parts.around.size if parts.around else 0)
     packed = f.data.row_length if layout == "packed" else 0
+    shared = f.data.shared_prompts if layout == "packed" else 1
+    require("data.shared_prompts", shared, shared == 1, "1: a plan is of rows that share no prompt")
     require("data.row_length", packed, packed == 0 or packed >= longest, f"0, or {longest} (an example) or more")
     loader = Loader(
         encoded, layout, 1, shuffle=False, prefetch=0, max_length=longest,

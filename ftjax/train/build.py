@@ -146,6 +146,10 @@ def load_data(f: Fields, parts: Parts, split: str, *, training: bool) -> Data:
     if layout == "auto":
         layout = "packed" if packs else "buckets"
     require("data.pad_side", data.pad_side, data.pad_side in ("left", "right"), "left or right")
+    if f.distill.name in STUDENT_WRITES:
+        require(
+            "data.shared_prompts", data.shared_prompts, data.shared_prompts == 1, "1: the student's rows share none"
+        )
     if layout == "packed" and kind.packs and not packs:
         raise UserError(f"data.layout=packed: with distill={f.distill.name} a row is one prompt; give auto or buckets")
     if layout not in ("packed", "buckets") or (layout == "packed" and not packs):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ftjax.errors import Preempted, RunError
-from ftjax.parallel.mesh import make_mesh
+from ftjax.parallel.mesh import make_mesh, trial_mesh
 from ftjax.parallel.processes import Terminated, check_all_used
 from ftjax.train.course import Course
 from ftjax.train.fields import Fields
@@ -58,7 +58,7 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
                 opened.append(course)
             for part in programs(opened, mesh):
                 if len(left) > 1:
-                    part[0].log.say(f"together {len(part)} of {len(left)} runs; memory holds {size}")
+                    part[0].log.say(f"together {len(part)} of {len(left)} runs, devices {trial_mesh(len(part)).size}")
                 for course in part:
                     course.began = max(course.began, free)
                 _train(part, mesh, terminated)

@@ -144,12 +144,12 @@ class Together:
     def _parts(self, items: Sequence[Any]) -> list[Sequence[Any]]:
         return [items[at : at + self.width] for at in range(0, len(items), self.width)]
 
-    def _lay(self, leaves: Sequence[Any], shape: tuple[int, ...]) -> jax.Array:
-        """`[width, *shape]`, zeros at the ends; one run's has no leading axis."""
+    def _lay(self, leaves: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+        """`[width, *shape]` on the host, zeros at the ends; one run's has no leading axis."""
         out = np.zeros((len(leaves), *shape), leaves[0].dtype)
         for i, x in enumerate(leaves):
             out[i, *map(slice, x.shape)] = x
-        return jnp.asarray(out if self.width > 1 else out[0])
+        return out if self.width > 1 else out[0]
 
     def _put(self, values: Tree, each: bool) -> Tree:
         """On the devices: with a leading axis of trials (`each`), or the same for all of them."""
@@ -253,12 +253,14 @@ def pads(course: Course) -> bool:
 
 def room(courses: Sequence[Course]) -> int:
     """How many runs fit into the free memory, by a bound of what one takes: its trainable leaves, their moments,
-    gradients and copies, and what the backward pass keeps of the largest batch."""
+    gradients and copies, and what the backward pass keeps of the largest batch. Of devices with a memory of their own,
+    each holds so many."""
     stats = jax.local_devices()[0].memory_stats() or {}
+    devices = trial_mesh(len(courses)).size if "bytes_limit" in stats else 1
     free = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else psutil.virtual_memory().available
     own, kept = map(max, zip(*map(_bytes, courses)))
     most = (SHARE * free - kept) / own if _width(courses) == 1 else SHARE * free / (own + kept)
-    return max(int(most), 1)
+    return max(int(most), 1) * devices
 
 
 def _bytes(course: Course) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from ftjax.nn.layers import cut
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
 from ftjax.parallel.mesh import make_mesh, place, place_batch, shardings, trial_mesh
+from ftjax.train import program
 from ftjax.train.build import with_expand
 from ftjax.train.checkpoint import Checkpoints, read_best
 from ftjax.train.loop import train, train_together
@@ -103,25 +105,27 @@ def mesh_of(*sizes):
     return make_mesh(SimpleNamespace(**dict(zip(("data", "fsdp", "tensor"), sizes))))
 
 
-def trials(count=4):
-    """Of runs trained as one program over the devices, the last one against the same run alone: how far apart its
+def trials(seeds, devices):
+    """Of runs trained as one program over so many devices, the last one against the same run alone: how far apart its
     leaves are, how far its B went, and the devices that took part."""
-    asked = []
+    asked, count = [], len(seeds)
     for rank in range(1, count + 1):
         default, config = (get_config("model=nano-gpt,task=vowels,method=lora") for _ in range(2))
         config.update_from_flattened_dict({
             **{f"task.{split}_size": 8 for split in ("train", "validation", "test")}, "model.layers": (0,), "steps": 3,
             "eval_every": 3, "batch_size": 4, "eval_batch_size": 4, "data.buckets": 1, "method.targets": ("attn/q",),
-            "method.dropout": 0.1, "method.rank": rank, "seed": rank, "optimizer.warmup": 0.0,
+            "method.dropout": 0.1, "method.rank": rank, "seed": seeds[rank - 1], "optimizer.warmup": 0.0,
         })  # fmt: skip
         asked.append((config, default))
-    with tempfile.TemporaryDirectory() as folder:
+    here = jax.local_devices()[:devices]
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(jax, "local_devices", lambda: here):
         train_together([(*one, Path(folder, str(i))) for i, one in enumerate(asked, 1)])
+        spread = trial_mesh(count).size
         train(*asked[-1], Path(folder, "alone"))
         mine, theirs = (read_best(Path(folder, name)) for name in (str(count), "alone"))
     off = max(float(np.abs(mine[path] - theirs[path]).max()) for path in mine)
     went = next(float(np.abs(x).max()) for path, x in theirs.items() if path.endswith("q/lora/b"))
-    return {"off": off, "went": went, "devices": trial_mesh(count).size}
+    return {"off": off, "went": went, "devices": spread}
 
 
 result: dict = {"devices": len(jax.devices()), "runs": {}}
@@ -153,5 +157,7 @@ with tempfile.TemporaryDirectory() as folder:
         )
         kept.append(all(jax.tree.leaves(same)))
 result["restored"] = kept
-result["trials"] = trials()
+result["trials"] = [trials((1, 2, 3, 4), 8)]
+program.TOKENS = 1 << 20  # a device then takes several
+result["trials"].append(trials((1, 1, 1, 1), 2))  # in one order of the data
 print(json.dumps(result))
