@@ -1,6 +1,6 @@
 """A table's trials from what all of them share and what each cell changes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,8 @@ from ftjax.sweep import Trial
 from ftjax.sweep.trial import columns
 
 Cells = Mapping[tuple[str, str], tuple[str, Mapping[str, Any]]]  # (row, column) -> its axes (method=...), its fields
+Numbers = Mapping[str, Mapping[tuple[str, str], float]]  # a paper's: series -> (row, column) -> value
+UNTOUCHED = {"epochs": None, "steps": 1, "eval_every": 1, "optimizer.learning_rate": 0.0, "optimizer.warmup": 0.0}
 
 
 class Recipe(NamedTuple):
@@ -28,12 +30,14 @@ class Recipe(NamedTuple):
         ]
 
 
-def at_scale(
-    paper: Mapping[str, Mapping[tuple[str, str], float]], trials: Iterable[Trial]
-) -> dict[str, dict[tuple[str, str], float]]:
-    """Of a paper's numbers those whose cells the trials have."""
-    there = {(trial.row, column) for trial in trials for column in columns(trial, {})}
-    return {name: {key: x for key, x in numbers.items() if key in there} for name, numbers in paper.items()}
+def at_scale(series: Numbers, trials: Callable[[str], Iterable[Trial]]) -> Callable[[str], Numbers]:
+    """A table's `paper`: at each scale those of its numbers whose cells are among the trials there."""
+
+    def paper(scale: str) -> Numbers:
+        there = {(trial.row, column) for trial in trials(scale) for column in columns(trial, {})}
+        return {name: {key: x for key, x in numbers.items() if key in there} for name, numbers in series.items()}
+
+    return paper
 
 
 def needed(folder: Path, names: Iterable[str]) -> None:

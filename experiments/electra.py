@@ -69,11 +69,6 @@ SERIES = {
 }
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the cells of a scale."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Rows are kinds of pretraining by compute; at the paper's scale models by task; none at scale small."""
     if scale == "paper":
@@ -86,6 +81,9 @@ def trials(scale: str) -> list[Trial]:
         for steps in STEPS
     }
     return Recipe("model=nano-bert,task=classification", NANO, range(4)).trials(cells)
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

@@ -86,11 +86,6 @@ SERIES = {
 }
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the cells of a scale."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Rows are models, columns tasks, each by its own metric at the end of the run."""
     return by_task(RECIPES[scale], MODELS[scale], COLUMNS[scale])
@@ -103,6 +98,9 @@ def by_task(recipe: Recipe, models: Mapping[str, Mapping[str, Any]], columns: Co
         cells: Cells = {(row, column): (f"task={task},method=full", {**fields, **own}) for row, own in models.items()}
         made += recipe.trials(cells, {metric: metric})
     return sorted(made, key=lambda trial: list(models).index(trial.row))
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

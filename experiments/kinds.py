@@ -1,13 +1,12 @@
-"""Every kind of task, trained on real data: MiniLM, and the shipped nano models, against what needs no training.
+"""Kinds of tasks, trained on real data: MiniLM, and the shipped nano models, against what needs no training.
 
     python -m experiments.kinds --model=MINILM_DIR --data=DATA_ROOT --workdir=runs/kinds [--only=tagging,span]
 
 DATA_ROOT holds the data sets in folders (sst2, sick_nli, stsb, conll2003, ud_ewt, e2e, wikisql, multi30k, ...). A row
-trains on at most 2,000 rows (nano models: 4,000; queries: 16,000) for an epoch or two
-(facts: eight), one seed, one guess of the rate. `untrained` is the same model before the first step (a new head
-guesses), `majority` the commonest answer of the training rows. The questions are made of E2E's own rows: what an
-attribute's value is, where the sentence says it in its words, and none where the attribute is absent. An interrupted
-table goes on where it stopped.
+trains on at most 2,000 rows (nano models: 4,000; queries: 16,000) for an epoch or two (facts: eight), one seed, one
+guess of the rate. `untrained` is the same model before the first step (a new head guesses), `majority` the commonest
+answer of the training rows. The questions are made of E2E's own rows: what an attribute's value is, where the sentence
+says it in its words, and none where the attribute is absent. An interrupted table goes on where it stopped.
 """
 
 import argparse
@@ -215,7 +214,7 @@ def main() -> None:
     if not args.only:
         command = "python -m experiments.kinds --model=all-MiniLM-L6-v2 --data=ROOT"
         facts = f"`{command}`, seed {args.seed}, commit {', '.join(sorted(commits))}."
-        text = f"# Every kind of task\n\n{(__doc__ or '').strip()}\n\n{facts}\n\n{table}\n"
+        text = f"# Kinds of tasks\n\n{(__doc__ or '').strip()}\n\n{facts}\n\n{table}\n"
         write_text(Path(__file__).parent / "results" / "kinds.md", text)
 
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.cells import Cells, Recipe, at_scale
+from experiments.cells import UNTOUCHED, Cells, Recipe, at_scale
 from experiments.glue import GLUE
 from experiments.made import PEOPLE, write_people
 from ftjax.sweep import Trial
@@ -61,11 +61,6 @@ SERIES = {
 }
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the cells of a scale."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Rows are ways to ask, columns examples a class; at the paper's scale tasks."""
     if scale == "paper":
@@ -80,8 +75,7 @@ def trials(scale: str) -> list[Trial]:
         for row, fields in rows.items()
         for count in EXAMPLES
     }
-    untouched = {"steps": 1, "eval_every": 1, "optimizer.learning_rate": 0.0, "optimizer.warmup": 0.0}
-    cells |= {("prompt", "none"): ("method=full", {**words, "task.per_class": 2, **untouched})}
+    cells |= {("prompt", "none"): ("method=full", {**words, "task.per_class": 2, **UNTOUCHED})}
     return RECIPES[scale].trials(cells)
 
 
@@ -97,6 +91,9 @@ def _of_task(column: str) -> list[Trial]:
         for row, own in rows.items()
     }
     return recipe.trials(cells)
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

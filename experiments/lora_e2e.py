@@ -24,17 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cells, Recipe, at_scale
-from experiments.made import RESTAURANTS, write_restaurants
+from experiments.made import DESCRIPTIONS, write_restaurants
 from ftjax.sweep import Trial
 
-NANO: dict[str, Any] = {
-    **RESTAURANTS,
-    "task.max_length": 256,
-    "steps": 150,
-    "generate.examples": 100,
-    "eval_every": 150,
-    "batch_size": 8,
-}
 SMALL = {
     "task.max_train_rows": 2000, "steps": 250, "eval_every": 250, "batch_size": 8, "generate.examples": 100,
     "task.max_eval_rows": 1000,
@@ -46,7 +38,7 @@ PAPER = {
     "generate.num_beams": 10, "generate.examples": 1000, "generate.max_new_tokens": 64, "task.eval_split": "test",
 }  # fmt: skip
 RECIPES = {
-    "nano": Recipe("model=nano-gpt,task=e2e", NANO, range(2)),
+    "nano": Recipe("model=nano-gpt,task=e2e", DESCRIPTIONS, range(2)),
     "small": Recipe("model=nano-gpt,task=e2e", SMALL, range(1)),
     "paper": Recipe("model=openai-community/gpt2-medium,task=e2e", PAPER, range(3)),
 }
@@ -91,11 +83,6 @@ SERIES = {
 }  # fmt: skip
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the rows of a scale."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Rows are methods, columns metrics of what they write."""
     here, rows = scale == "paper", METHODS | (OF_LARGE if scale == "paper" else {})
@@ -107,6 +94,9 @@ def trials(scale: str) -> list[Trial]:
     }
     beams = "_beam10" if here else ""
     return RECIPES[scale].trials(cells, {title: name + beams for title, name in COLUMNS.items()})
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cells import Cells, Recipe, needed
+from experiments.cells import UNTOUCHED, Cells, Recipe, needed
 from experiments.commands import command
 from ftjax.data.names import names
 from ftjax.files import write_rows
@@ -72,7 +72,6 @@ VOWELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ASKED = {"nano": 100, "small": 100, "paper": 200}  # names, each in all wordings
 LORA = {"method.rank": 16, "method.targets": ("all_linear",)}
-UNTOUCHED = {"epochs": None, "steps": 1, "eval_every": 1, "optimizer.learning_rate": 0.0, "optimizer.warmup": 0.0}
 
 percent = True
 paper = {

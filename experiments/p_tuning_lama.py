@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.cells import Cells, Recipe, at_scale
+from experiments.cells import UNTOUCHED, Cells, Recipe, at_scale
 from experiments.made import write_pronouns
 from ftjax.sweep import Trial
 
@@ -51,10 +51,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 SOFT = {"method.template": "{3}{before}{mask}{3}{after}{3}"}
-UNTOUCHED = {
-    "epochs": None, "early_stopping": None, "steps": 1, "eval_every": 1, "optimizer.learning_rate": 0.0,
-    "optimizer.weight_decay": None, "optimizer.warmup": 0.0, "model.dropout": None,
-}  # fmt: skip
+WITHOUT = {**UNTOUCHED, "early_stopping": None, "optimizer.weight_decay": None, "model.dropout": None}
 
 percent = True
 SERIES = {
@@ -69,11 +66,6 @@ SERIES = {
 }  # fmt: skip
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the cells of a scale."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Rows are wordings, columns without and with P-tuning; none at scale small."""
     if scale == "small":
@@ -82,10 +74,13 @@ def trials(scale: str) -> list[Trial]:
         (row, column): (axes, {**fields, "task.template": text})
         for row, text in TEMPLATES[scale].items()
         for column, (axes, fields) in {
-            "without": ("method=full", UNTOUCHED), "P-tuning": ("method=p_tuning", SOFT),
+            "without": ("method=full", WITHOUT), "P-tuning": ("method=p_tuning", SOFT),
         }.items()
     }  # fmt: skip
     return RECIPES[scale].trials(cells)
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

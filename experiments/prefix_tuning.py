@@ -21,17 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cells, Recipe, at_scale
-from experiments.made import RESTAURANTS, write_restaurants
+from experiments.made import DESCRIPTIONS, write_restaurants
 from ftjax.sweep import Trial
 
-NANO: dict[str, Any] = {
-    **RESTAURANTS,
-    "task.max_length": 256,
-    "steps": 150,
-    "generate.examples": 100,
-    "eval_every": 150,
-    "batch_size": 8,
-}
 SMALL = {
     "task.max_length": 440,
     "steps": 500,
@@ -46,7 +38,7 @@ PAPER = {
     "generate.num_beams": 5, "generate.examples": 2000, "generate.max_new_tokens": 100,
 }  # fmt: skip
 RECIPES = {
-    "nano": Recipe("model=nano-gpt,task=e2e", NANO, range(2)),
+    "nano": Recipe("model=nano-gpt,task=e2e", DESCRIPTIONS, range(2)),
     "small": Recipe("model=nano-gpt,task=webnlg", SMALL, range(1)),
     "paper": Recipe("model=openai-community/gpt2-medium,task=webnlg", PAPER, range(3)),
 }
@@ -84,11 +76,6 @@ SERIES = {
 }  # fmt: skip
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the cells of a scale."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Methods by domain, kinds of prompts by length, and starts by the number of examples."""
     recipe, beams = RECIPES[scale], "_beam5" if scale == "paper" else ""
@@ -116,6 +103,9 @@ def _few(scale: str, count: int) -> dict[str, Any]:
     """200 steps, 400 with 500 examples, as of the paper's prefixes; its full fine-tuning on 50 and 100 had 100."""
     steps = LOW[scale] * (2 if count == 500 else 1)
     return {"task.max_train_rows": count, "epochs": None, "steps": steps, "eval_every": steps}
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

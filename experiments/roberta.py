@@ -8,9 +8,9 @@ on 16 or 160 GB of text, with batches of 8,000, for 100,000 to 500,000 steps. Th
 
 nano, a scaled-down analogue: nano-bert's shape from scratch on made-up sentences about restaurants, 200 of them or
 4,000; cells are nats per masked token of other sentences (less is better). small: the same on novels
-(--config.task.data=DIR of .txt.gz files), from nano-bert, one novel or 40. paper: fine-tuning of
-the released large model (500,000 steps, 160 GB) and of BERT's, by a rate of 1e-5, batches of 32, weight decay 0.1, 10
-epochs, warm-up 6% (one of its grid, from memory); the checkpoints between are not public.
+(--config.task.data=DIR of .txt.gz files), from nano-bert, one novel or 40. paper: fine-tuning of the released large
+model (500,000 steps, 160 GB) and of BERT's, by a rate of 1e-5, batches of 32, weight decay 0.1, 10 epochs, warm-up 6%
+(one of its grid, from memory); the checkpoints between are not public.
 
 nano: 12 runs, two seeds, about 5 minutes on 2 cores (an estimate). No whole table was run yet.
 """
@@ -61,11 +61,6 @@ SERIES = {
 }  # fmt: skip
 
 
-def paper(scale: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Its numbers for the cells of a scale, as shares."""
-    return at_scale(SERIES, trials(scale))
-
-
 def trials(scale: str) -> list[Trial]:
     """Rows are amounts of text, columns batch sizes and steps; at the paper's scale models by task."""
     if scale == "paper":
@@ -76,6 +71,9 @@ def trials(scale: str) -> list[Trial]:
         for column, (size, steps) in BATCHES.items()
     }
     return RECIPES[scale].trials(cells, {"loss": "loss"})
+
+
+paper = at_scale(SERIES, trials)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

@@ -164,7 +164,7 @@ def train_table(result: dict[str, Any]) -> str:
 def decompose_table(result: dict[str, Any]) -> str:
     """Ratios of the time per example, by what is switched."""
     rows = [[name, f"{result['full'].get(name, ''):.4}", f"{ratio:.4}"] for name, ratio in result["lora"].items()]
-    return text_table(["ftjax, time per example", "full", "lora"], rows)
+    return text_table(["ftjax, time over that as it is", "full", "lora"], rows)
 
 
 def methods_table(result: dict[str, Any]) -> str:

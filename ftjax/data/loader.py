@@ -240,7 +240,8 @@ class _Shares:
     """Who shares a prompt with whom: `family`, `prompts` [n], as in `ftjax.data.prompts`."""
 
     def __init__(self, encoded: Encoded):
-        self.family, self.prompts = prompts.families(encoded), prompts.prompt_lengths(encoded)
+        self.prompts = prompts.prompt_lengths(encoded)
+        self.family = prompts.families(encoded, self.prompts)
 
     def shared(self, examples: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Bool [k], which of the examples [k] on rows [k] are laid without their prompt, that of the one before."""

@@ -20,12 +20,13 @@ def prompt_lengths(encoded: Encoded) -> np.ndarray:
     return np.where(length < ends - starts - 1, length, 0)
 
 
-def families(encoded: Encoded) -> np.ndarray:
-    """The number of each example's prompt, int64 [n]: equal where prompts are, in tokens and extras."""
+def families(encoded: Encoded, prompts: np.ndarray) -> np.ndarray:
+    """The number of each example's prompt, int64 [n], of `prompts` [n] tokens: equal where prompts are, in tokens and
+    extras."""
     known: dict[tuple[bytes, ...], int] = {}
     aligned = [encoded.tokens, *encoded.extras.values()]
     numbers = np.empty(len(encoded), np.int64)
-    for i, (start, length) in enumerate(zip(encoded.offsets[:-1], prompt_lengths(encoded))):
+    for i, (start, length) in enumerate(zip(encoded.offsets[:-1], prompts)):
         key = tuple(x[start : start + length].tobytes() for x in aligned) if length else (b"", bytes(str(i), "ascii"))
         numbers[i] = known.setdefault(key, len(known))
     return numbers

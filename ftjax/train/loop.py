@@ -58,7 +58,8 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
                 opened.append(course)
             for part in programs(opened, mesh):
                 if len(left) > 1:
-                    part[0].log.say(f"together {len(part)} of {len(left)} runs, devices {trial_mesh(len(part)).size}")
+                    devices = max(mesh.size, trial_mesh(len(part)).size)
+                    part[0].log.say(f"together {len(part)} of {len(left)} runs, devices {devices}")
                 for course in part:
                     course.began = max(course.began, free)
                 _train(part, mesh, terminated)

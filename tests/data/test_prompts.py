@@ -71,12 +71,13 @@ def test_a_prompt_stands_once():
 
 def test_who_lies_together():
     encoded = made([([5, 6], [1, 2]), ([7], [1, 2]), ([5, 6], [3, 4, 5]), ([5, 6], [9]), ([5, 6], [8, 8])])
-    assert prompt_lengths(encoded).tolist() == [2, 1, 2, 0, 2]  # one token after its prompt: nothing to lay apart
-    family, lengths = families(encoded), encoded.lengths - 1
+    prompts = prompt_lengths(encoded)
+    assert prompts.tolist() == [2, 1, 2, 0, 2]  # one token after its prompt: nothing to lay apart
+    family, lengths = families(encoded, prompts), encoded.lengths - 1
     assert family.tolist() == [0, 1, 0, 2, 0]
-    assert units(family, lengths, prompt_lengths(encoded), 2) == [[0, 2], [1], [3], [4]]
-    assert units(family, lengths, prompt_lengths(encoded), 9) == [[0, 2, 4], [1], [3]]
-    assert units(family, lengths, prompt_lengths(encoded), 9, room=5) == [[0, 2], [1], [3], [4]]
+    assert units(family, lengths, prompts, 2) == [[0, 2], [1], [3], [4]]
+    assert units(family, lengths, prompts, 9) == [[0, 2, 4], [1], [3]]
+    assert units(family, lengths, prompts, 9, room=5) == [[0, 2], [1], [3], [4]]
 
 
 def test_where_there_are_no_prompts_to_share():
