@@ -13,6 +13,7 @@ from ftjax.methods.batched import PerExample
 from ftjax.models.transformer import Transformer, empty_cache
 from ftjax.nn.attention import Cache
 from ftjax.nn.config import Config
+from ftjax.nn.core import by_outputs
 from ftjax.nn.layers import cut, uncut
 
 
@@ -97,13 +98,16 @@ def row_keys(seed: int, examples: jax.Array, n: int) -> jax.Array:
     return jax.vmap(fold, (0, None))(fold(jax.random.key(seed), examples), jnp.arange(n)).reshape(-1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "n"))
-def for_steps(model: Transformer, variables: Any, n: int) -> Any:
+@functools.partial(jax.jit, static_argnames=("model", "n", "few"))
+def for_steps(model: Transformer, variables: Any, n: int, few: bool) -> Any:
     """The variables as the steps read them: per-example adapters for n rows an example and, where the layers are run
-    without a scan, each layer's parameters apart: a step then reads them in place, where a scan on CPU first copies
-    every layer's slice (GPT-2 small: half the time a token, for 8 s more of compilation)."""
+    without a scan, each layer's parameters apart, and by their outputs where the queries of all rows are `few`: a step
+    then reads them in place, where a scan on CPU first copies every layer's slice (GPT-2 small: half the time a token,
+    for 8 s more of compilation)."""
     if model.cfg.scan_unroll < 0:
         rows, params = model.cfg.rows, variables["params"]
+        if few:
+            params = {name: by_outputs(x) if name in ("layers", "head") else x for name, x in params.items()}
         layers = cut(uncut(params["layers"]), rows, range(1, rows))
         variables = {**variables, "params": {**params, "layers": layers}}
     return jax.tree.map(

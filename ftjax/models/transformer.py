@@ -166,8 +166,7 @@ class Transformer(Stack):
             x = self.transform(x)
         if cfg.head_scale != 1:
             x = x * jnp.asarray(cfg.head_scale, x.dtype)
-        kernel = self.embed.tokens.embedding.T if cfg.tied_head else None
-        logits = self.head(x, training, kernel)
+        logits = self.head(x, training, self.embed.tokens.embedding if cfg.tied_head else None)
         return cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
 
     def pool(self, hidden: jax.Array, segment_ids: jax.Array) -> jax.Array:
