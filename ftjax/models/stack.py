@@ -13,7 +13,7 @@ from ftjax.nn import hooks
 from ftjax.nn.attention import Cache, Context, Held, Relative, Sight, visible
 from ftjax.nn.block import Block, Conv
 from ftjax.nn.config import Config
-from ftjax.nn.core import Embed, Linear, Norm
+from ftjax.nn.core import Embed, Linear, Norm, parameter
 from ftjax.nn.hooks import Site, acting
 from ftjax.nn.layers import run_layers
 from ftjax.nn.positions import deberta_bucket, rotary, t5_bucket
@@ -90,7 +90,7 @@ class RelativePositions(nn.Module):
             rows = t5_bucket(offset, cfg.causal, cfg.relative_buckets, cfg.relative_distance)
             return Relative(bias=table(rows).astype(jnp.float32).transpose(0, 3, 1, 2))
         size = (2 * cfg.relative_buckets, cfg.hidden_size)
-        table = self.param("embedding", nn.initializers.normal(cfg.init_std), size)
+        table = parameter(self, "embedding", nn.initializers.normal(cfg.init_std), size)
         rows = deberta_bucket(-offset, cfg.relative_buckets, cfg.relative_distance)
         return Relative(embeddings=Norm(cfg, name="norm")(table.astype(cfg.dtype)), rows=rows)
 

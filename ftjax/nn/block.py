@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ftjax.nn.attention import Attention, Context, Held
 from ftjax.nn.config import Config
-from ftjax.nn.core import ACTIVATIONS, Linear, Norm, matmul
+from ftjax.nn.core import ACTIVATIONS, Linear, Norm, matmul, parameter
 from ftjax.nn.hooks import Site, acting
 
 
@@ -46,8 +46,8 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, y: jax.Array, segments: jax.Array, training: bool) -> jax.Array:
         """x, y `[B, T, D]`, segments `[B, T]` -> `[B, T, D]`."""
         cfg, (_, t, d), half = self.cfg, x.shape, self.cfg.conv_size // 2
-        kernel = self.param("kernel", nn.initializers.normal(cfg.init_std), (cfg.conv_size, d, d))
-        bias = self.param("bias", nn.initializers.zeros, (d,))
+        kernel = parameter(self, "kernel", nn.initializers.normal(cfg.init_std), (cfg.conv_size, d, d))
+        bias = parameter(self, "bias", nn.initializers.zeros, (d,))
         around = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
         owner = jnp.pad(segments, ((0, 0), (half, half)))
         taps = [

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 
 from ftjax.nn import kernels
 from ftjax.nn.config import Config
@@ -20,6 +21,17 @@ ACTIVATIONS = {
 }
 
 
+def parameter(module: nn.Module, name: str, start: Any, shape: tuple[int, ...]) -> jax.Array:
+    """What `module.param` gives. That one traces the initialiser at every pass, only to compare shapes: more than half
+    of the time that it takes to trace a forward pass."""
+    if not module.has_variable("params", name):
+        return module.param(name, start, shape)
+    value = module.get_variable("params", name)
+    if value.shape != shape:
+        raise ScopeParamShapeError(name, "/".join(module.path), value.shape, shape)
+    return value
+
+
 def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
     """`[..., in]` by `[in, out]`, flattened to one matrix: the gradient of the kernel is then a plain product too. Of
     more axes, XLA's CPU backend copies the transposed gradient first, and multiplies at 0.5 to 0.9 of the rate."""
@@ -27,7 +39,7 @@ def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-FEW = 64  # rows
+FEW = 64  # rows: below, a product is faster by outputs
 
 
 def matmul_by_outputs(x: jax.Array, table: jax.Array, out_dtype: Any = None) -> jax.Array:
@@ -66,7 +78,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array, training: bool = False, table: jax.Array | None = None) -> jax.Array:
         site, shape = Site(self, training), (x.shape[-1], self.features)
         table = self.get_variable("params", "table") if table is None else table
-        kernel = self.param("kernel", nn.initializers.normal(self.std), shape) if table is None else table.T
+        kernel = parameter(self, "kernel", nn.initializers.normal(self.std), shape) if table is None else table.T
         x = x.astype(self.dtype)
         for adapter in acting(self, "input", shape[0]):
             x = adapter.input(x, site)
@@ -75,7 +87,7 @@ class Linear(nn.Module):
         for adapter in acting(self, "linear", *shape):
             y = adapter.linear(x, y, kernel, site)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+            y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
         for adapter in acting(self, "output", self.features):
             y = adapter.output(y, site)
         return y
@@ -90,7 +102,7 @@ class Embed(nn.Module):
     std: float = 0.02
 
     def setup(self):
-        self.embedding = self.param("embedding", nn.initializers.normal(self.std), (self.rows, self.features))
+        self.embedding = parameter(self, "embedding", nn.initializers.normal(self.std), (self.rows, self.features))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return self.embedding[ids].astype(self.dtype)
@@ -120,10 +132,10 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, shape = self.cfg, x.shape[-1:]
         start = nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
-        scale = self.param("scale", start, shape)
+        scale = parameter(self, "scale", start, shape)
         if cfg.norm_plus_one:
             scale = 1 + scale.astype(jnp.float32)
         if cfg.norm == "rmsnorm":
             return rms_norm(x, scale, cfg.norm_eps)
-        bias = self.param("bias", nn.initializers.zeros, shape) if cfg.norm_bias else jnp.zeros(shape)
+        bias = parameter(self, "bias", nn.initializers.zeros, shape) if cfg.norm_bias else jnp.zeros(shape)
         return layer_norm(x, scale, bias, cfg.norm_eps)

@@ -1,5 +1,6 @@
 """Analytic FLOPs of one train step, knowing what is frozen (XLA's own count sees a scanned layer once)."""
 
+import functools
 import re
 import time
 from typing import Any
@@ -124,6 +125,7 @@ PRODUCTS = r"/lora/[ab]$|/(down|up)/kernel$"
 ATTENDED = r"/(prefix|llama_adapter)/[kv]$"
 
 
+@functools.cache  # measured once a process
 def peak_flops(devices: int) -> float:
     """Peak FLOP/s of so many devices: by data sheet, or, for another kind (a CPU), of a measured fp32 product."""
     kind = jax.devices()[0].device_kind
