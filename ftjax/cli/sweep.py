@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from ftjax.errors import RunError, UserError
+from ftjax.files import as_path
 
 T = TypeVar("T")
 POSITIONAL = 1  # the experiment's file
@@ -62,7 +63,7 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
         raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
     overrides = [f"--config.{name}={text}" for name, text in given_fields(values, "config").items()]
     backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"))
-    planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
+    planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, as_path(get("workdir")))
     sweep = planned()
     records = [read(run) for run in sweep.runs]
     if get("strict_code"):

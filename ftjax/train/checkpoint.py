@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.files import write_json
+from ftjax.files import absolute, make_folder, write_json
 from ftjax.parallel.processes import is_first
 from ftjax.train.fields import leaves
 
@@ -51,11 +51,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         return
     if not is_first():
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", config.to_dict())
-    except OSError as error:
-        raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
+    make_folder(workdir)
+    write_json(workdir / "config.json", config.to_dict())
 
 
 def _plain(value: Any) -> Any:
@@ -69,7 +66,7 @@ def read_best(workdir: Path) -> dict[str, np.ndarray]:
       UserError: no such run, or it has no checkpoint.
     """
     read_config(workdir)
-    folder = (workdir / "checkpoints" / "best").resolve()
+    folder = absolute(workdir / "checkpoints" / "best")
     if not folder.exists():
         raise UserError(f"{workdir} has no checkpoint yet; let it reach its first evaluation")
     options = ocp.CheckpointManagerOptions(create=False, read_only=True)
@@ -95,7 +92,7 @@ class Checkpoints:
     """`checkpoints/last` (the two newest whole states) and `checkpoints/best` (the two best trained leaves)."""
 
     def __init__(self, workdir: Path):
-        root = (workdir / "checkpoints").resolve()
+        root = absolute(workdir / "checkpoints")
         self._last = ocp.CheckpointManager(root / "last", options=ocp.CheckpointManagerOptions(max_to_keep=2))
         self._best = ocp.CheckpointManager(root / "best", options=ocp.CheckpointManagerOptions(max_to_keep=2))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ftjax.files import write_text
+from ftjax.files import Growing, write_text
 from ftjax.parallel.processes import is_first
 
 
@@ -22,7 +22,7 @@ class Log:
 
     def __init__(
         self,
-        workdir: Path,
+        place: Growing,
         start: int,
         total: int,
         wandb_project: str,
@@ -33,18 +33,20 @@ class Log:
         """`name` begins the lines of one of several runs of a process, which have no bars."""
         from tensorboardX import SummaryWriter  # its import is slow, and only a run needs it
 
-        path = workdir / "metrics.jsonl" if is_first() else Path(os.devnull)
+        path = place.file("metrics.jsonl") if is_first() else Path(os.devnull)
         if is_first():
             keep_rows(path, start)
         self._file = path.open("a", buffering=1)
         purge = start + 1 if start else None
-        self._events = SummaryWriter(str(workdir), purge_step=purge, write_to_disk=is_first())
+        self._events = SummaryWriter(str(place.folder), purge_step=purge, write_to_disk=is_first())
         self._bar = tqdm(total=total, initial=start, unit="step", disable=bool(name) or None, file=sys.stderr)
-        self._wandb, self._name = None, f"{name}: " if name else ""
+        self._wandb, self._name, self._place = None, f"{name}: " if name else "", place
         if wandb_project and is_first():
             import wandb  # type: ignore[import-not-found]
 
-            self._wandb = wandb.init(project=wandb_project, id=run_id, dir=workdir, config=dict(config), resume="allow")
+            self._wandb = wandb.init(
+                project=wandb_project, id=run_id, dir=place.folder, config=dict(config), resume="allow"
+            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row; names with a slash are grouped in TensorBoard."""
@@ -54,6 +56,7 @@ class Log:
             self._events.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+        self._place.copy(now=False)
 
     def progress(self, step: int, shown: Mapping[str, float]) -> None:
         """Moves the bar to `step`, with a few values beside it."""
@@ -64,11 +67,17 @@ class Log:
         """A line of its own, above the bar."""
         tqdm.write(self._name + text, file=sys.stderr)
 
+    def flush(self) -> None:
+        """All of it is where it is to be."""
+        self._events.flush()
+        self._place.copy()
+
     def close(self) -> None:
         """Flushes and closes."""
         self._bar.close()
         self._file.close()
         self._events.close()
+        self._place.copy()
         if self._wandb is not None:
             self._wandb.finish()
 
