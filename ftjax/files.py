@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -71,7 +72,14 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = "no such bucket" if in_bucket(path) and isinstance(error, FileNotFoundError) else error.strerror or error
-        raise UserError(f"cannot write to {path}: {why}") from None
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))  # as tensorstore says it
+        if code is None:
+            raise
+        why = os.strerror(int(code[1]))
+    else:
+        return
+    raise UserError(f"cannot write to {path}: {why}") from None
 
 
 def make_folder(path: Path) -> None:
@@ -184,7 +192,7 @@ class Growing:
 
 def check_other(source: Path | None, output: Path | None, flag: str) -> None:
     """UserError where what is written would take the place of what is read, or has no folder to go to."""
-    if output is None:
+    if output is None or in_bucket(output):
         return
     if source is not None and output.resolve() == source.resolve():
         raise UserError(f"{flag}={output} is what is read; give another file")

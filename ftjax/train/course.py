@@ -35,7 +35,7 @@ from ftjax.train.evaluate import Evaluator
 from ftjax.train.features import trained_from_features
 from ftjax.train.fields import Fields
 from ftjax.train.flops import peak_flops, step_flops
-from ftjax.train.log import Log, keep_rows
+from ftjax.train.log import Log
 from ftjax.train.optimizer import make_optimizer
 from ftjax.train.report import commit, peak_memory_bytes, start_report, trainable
 from ftjax.train.restore import build
@@ -140,9 +140,6 @@ class Course:
         self.window: list[dict[str, Any]] = progress.pop("window", [])
         self.progress, self.final = progress, progress.get("metrics", {})
         self.place = Growing(self.workdir)
-        if is_first():
-            self._samples = self.place.file("samples.jsonl")
-            keep_rows(self._samples, self.start)
         run_id, whole = config_hash(self.config), self.config.to_dict()
         self.log = Log(self.place, self.start, self.steps, self._wandb, run_id, whole, name)
         sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
@@ -217,9 +214,7 @@ class Course:
         self.final = {name: found.value for name, found in scored.items()}
         self.log.write(n, {f"eval/{name}": value for name, value in self.final.items()})
         self.log.say(f"step {n}: " + ", ".join(f"{name} {value:.4g}" for name, value in self.final.items()))
-        if is_first():
-            with self._samples.open("a") as file:
-                file.writelines(json.dumps({"step": n, **sample}) + "\n" for sample in samples[:SAMPLES])
+        self.log.sample(n, samples[:SAMPLES])
         progress, value = self.progress, self.final[self.metric]
         better = improves(value, progress["best"], self.metric)
         progress |= {"step": n, "data": self.batches.get_state(), "clock": self.clock.totals, "metrics": self.final}
