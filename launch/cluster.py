@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from ftjax.errors import UserError
+from ftjax.files import BUCKETS, absolute
 from ftjax.sweep.attempt import Attempt, exit_code
 from ftjax.sweep.backend import Job, State
 from ftjax.sweep.trial import Run
@@ -68,7 +69,7 @@ class Cluster:
 
     def job(self, run: Run, number: int) -> str:
         """`ft-<trial>-s<seed>-<the sweep's folder>-<attempt>`: the same from every launcher of a sweep."""
-        sweep = hashlib.sha256(os.path.abspath(run.folder.parents[1]).encode()).hexdigest()[:6]
+        sweep = hashlib.sha256(str(absolute(run.folder.parents[1])).encode()).hexdigest()[:6]
         return f"ft-{run.folder.parent.name}-s{run.trial.seed}-{sweep}-{number}"
 
     def at(self, run: Run, number: int) -> str:
@@ -114,6 +115,19 @@ class Cluster:
     def cancel(self, attempt: Attempt) -> None:
         """Ends an attempt's job."""
         raise NotImplementedError
+
+
+def mounted(run: Run, bucket: str, mount: str) -> Run:
+    """A run as it is where a bucket is seen as the folder `mount`, be it of `gs://BUCKET/...` or of that folder here.
+
+    Raises:
+      UserError: a folder that is not seen there.
+    """
+    inside = lambda text: text.replace(f"{BUCKETS}{bucket}/", f"{mount}/")  # noqa: E731
+    folder = Path(inside(str(run.folder)))
+    if not absolute(folder).is_relative_to(mount):
+        raise UserError(f"--workdir must lie in {BUCKETS}{bucket}, or in --launch.mount={mount}, where that is seen")
+    return run._replace(flags=tuple(map(inside, run.flags)), folder=folder)
 
 
 def call(command: Sequence[str], told: str | None = None) -> str:

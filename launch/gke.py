@@ -1,15 +1,14 @@
 """GKE: a JobSet a trial on a TPU slice, admitted by Kueue; its files are in a bucket that pods see as a folder.
 
-The launcher sees the same bucket under the same path (Cloud Storage FUSE), and so its leases and results. A preempted
-slice, SIGTERM or a lost node, starts again by itself; any other failure ends the JobSet, and the sweep decides.
+The launcher reaches the same bucket, as `gs://BUCKET/...` or as a folder of the same path (Cloud Storage FUSE), and so
+its leases and results. A preempted slice, SIGTERM or a lost node, starts again by itself; any other failure ends the
+JobSet, and the sweep decides.
 """
 
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -18,7 +17,7 @@ from ftjax.errors import UserError
 from ftjax.sweep.attempt import Attempt
 from ftjax.sweep.backend import State
 from ftjax.sweep.trial import Run
-from launch.cluster import PROCESS, Cluster, call
+from launch.cluster import PROCESS, Cluster, call, mounted
 
 MANAGED = "app.kubernetes.io/managed-by"
 KEEP = 86400  # seconds that a finished JobSet can be looked at
@@ -71,8 +70,7 @@ class Gke(Cluster):
         Raises:
           UserError: a folder that the pods would not see.
         """
-        if not Path(os.path.abspath(run.folder)).is_relative_to(self.mount):
-            raise UserError(f"--workdir must lie in --launch.mount={self.mount}, where the pods see {self.bucket}")
+        job, run = self.job(run, number), mounted(run, self.bucket, self.mount)
         several = ["--distributed=auto"] if self.hosts > 1 else []
         command = ["python", "-m", "ftjax", "train", *run.flags, *several]
         compiled = f"{run.folder.parents[1]}/compiled-{self.accelerator}-{self.topology}"
@@ -105,7 +103,7 @@ class Gke(Cluster):
                 },
             }],
         }  # fmt: skip
-        job = {
+        pods = {
             "parallelism": self.hosts,
             "completions": self.hosts,
             "completionMode": "Indexed",
@@ -120,7 +118,7 @@ class Gke(Cluster):
             "apiVersion": "jobset.x-k8s.io/v1alpha2",
             "kind": "JobSet",
             "metadata": {
-                "name": self.job(run, number), "namespace": self.namespace, "labels": labels,
+                "name": job, "namespace": self.namespace, "labels": labels,
                 "annotations": {
                     "ftjax/trial": run.label,
                     "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool",
@@ -135,7 +133,7 @@ class Gke(Cluster):
                         {"name": "failed", "action": "FailJobSet"},
                     ],
                 },
-                "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": job}}],
+                "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": pods}}],
             },
         }  # fmt: skip
 

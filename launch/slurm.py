@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ftjax.errors import UserError
+from ftjax.files import in_bucket
 from ftjax.sweep.attempt import Attempt
 from ftjax.sweep.backend import State
 from ftjax.sweep.trial import Run
@@ -57,7 +59,13 @@ class Slurm(Cluster):
     name: ClassVar = "slurm"
 
     def render(self, run: Run, number: int) -> str:
-        """The batch script."""
+        """The batch script.
+
+        Raises:
+          UserError: a bucket, which its shell cannot write to.
+        """
+        if in_bucket(run.folder):
+            raise UserError(f"--on=slurm: {run.folder.parents[1]}: give a folder that the nodes share")
         at, several = self.at(run, number), self.processes > 1
         options = {
             "job-name": self.job(run, number), "comment": run.label, "chdir": os.getcwd(), "output": f"{at}.log",

@@ -1,24 +1,22 @@
 """TPU VMs: a queued resource a trial, whose hosts all run the same start script; its files are in a bucket.
 
-The launcher sees the same bucket under the same path (Cloud Storage FUSE), and so its leases and results. The first
-host hands the resource back when the trial is over, and the launcher those that died: they would hold quota.
+The launcher reaches the same bucket, as `gs://BUCKET/...` or as a folder of the same path (Cloud Storage FUSE), and so
+its leases and results. The first host hands the resource back when the trial is over, and the launcher those that died:
+they would hold quota.
 """
 
 import contextlib
 import json
-import os
 import shlex
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from ftjax.errors import UserError
 from ftjax.sweep.attempt import Attempt
 from ftjax.sweep.backend import State
 from ftjax.sweep.trial import Run
-from launch.cluster import PROCESS, Cluster, call
+from launch.cluster import PROCESS, Cluster, call, mounted
 
 QUEUED = ("CREATING", "ACCEPTED", "PROVISIONING", "WAITING_FOR_RESOURCES")
 DEAD = ("FAILED", "SUSPENDED")
@@ -72,14 +70,13 @@ class TpuVm(Cluster):
         Raises:
           UserError: a folder that the hosts would not see.
         """
-        if not Path(os.path.abspath(run.folder)).is_relative_to(self.mount):
-            raise UserError(f"--workdir must lie in --launch.mount={self.mount}, where the hosts see {self.bucket}")
+        job, run = self.job(run, number), mounted(run, self.bucket, self.mount)
         several = ["--distributed=auto"] if self.hosts > 1 else []
         return SCRIPT.format(
             setup=f"{self.setup}\n" if self.setup else "", mount=shlex.quote(self.mount), bucket=self.bucket,
             directory=self.directory, image=self.image, metadata=METADATA, process=shlex.quote(PROCESS),
             compiled=shlex.quote(f"{run.folder.parents[1]}/compiled-{self.accelerator}"),
-            at=shlex.quote(self.at(run, number)), delete=shlex.join(self._delete(self.job(run, number))),
+            at=shlex.quote(self.at(run, number)), delete=shlex.join(self._delete(job)),
             command=shlex.join(["python", "-m", "ftjax", "train", *run.flags, *several]),
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from absl import flags
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row, place, read_parallel, read_rows, suffix
 from ftjax.errors import UserError
-from ftjax.files import check_other, write_rows
+from ftjax.files import as_path, check_other, write_rows
 
 ADDED = ("vector", "words", "vectors")
 
@@ -203,7 +203,7 @@ def _embedder(get: Any, words: bool) -> Callable[..., Any]:
     else:
         from ftjax.train.restore import load_run
 
-        f, parts = load_run(Path(get("workdir")))
+        f, parts = load_run(as_path(get("workdir")))
         model, params, tokenizer, longest = parts.model, parts.variables["params"], parts.tokenizer, f.task.max_length
         options |= {"adapters": parts.method.expand(parts.variables["adapters"], params), "around": parts.around}
         pooling = model.cfg.pooling if model.cfg.head == "none" else "mean"

@@ -7,13 +7,12 @@ Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output
 
 import json
 import logging
-from pathlib import Path
 
 from absl import flags
 
 from ftjax.cli.flags import define_config, read_config
 from ftjax.errors import UserError
-from ftjax.files import check_other, write_rows
+from ftjax.files import as_path, check_other, write_rows
 
 log = logging.getLogger(__name__)
 # no part of an evaluation reads the first, and only some the others; what is of training alone may stand there
@@ -41,10 +40,10 @@ def main(values: flags.FlagValues) -> None:
     if split not in (None, "train", "validation", "test"):
         raise UserError(f"--split={split}: give train, validation or test")
     if values["output"].value:
-        check_other(None, Path(values["output"].value), "--output")
+        check_other(None, as_path(values["output"].value), "--output")
     check = lambda: None  # noqa: E731
     if workdir:
-        f, parts = load_run(Path(workdir))
+        f, parts = load_run(as_path(workdir))
     else:
         config, default = read_config(values)
         f = Fields(config)
@@ -56,7 +55,7 @@ def main(values: flags.FlagValues) -> None:
         )
     split = split or f.task.eval_split
     result, rows = evaluate_split(f, parts, split, check)
-    output = values["output"].value or (Path(workdir) / f"eval-{split}.jsonl" if workdir else None)
+    output = values["output"].value or (f"{workdir}/eval-{split}.jsonl" if workdir else "")
     if output and rows:
-        write_rows(Path(output), rows)
+        write_rows(as_path(output), rows)
     print(json.dumps(result, indent=2))

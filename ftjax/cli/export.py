@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 FORMATS = ("peft", "hf")
 
@@ -32,7 +33,7 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.train.restore import load_run
     from ftjax.train.save import save_model
 
-    f, parts = load_run(Path(workdir))
+    f, parts = load_run(as_path(workdir))
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output={output} is a file; give a folder")
@@ -40,7 +41,7 @@ def main(values: flags.FlagValues) -> None:
         _peft(f, parts, folder)
     else:
         merged = parts.method.merge(parts.variables["params"], parts.variables["adapters"])
-        save_model(f, parts, merged, folder, [Path(workdir)])
+        save_model(f, parts, merged, folder, [as_path(workdir)])
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 

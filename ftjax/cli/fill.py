@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 MASK = "[MASK]"
 
@@ -43,7 +44,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give either --workdir=RUN or --model=NAME")
     if not get("text"):
         raise UserError(f'give --text="... {MASK} ..."')
-    filler = _of_run(Path(get("workdir"))) if get("workdir") else _of_model(get("model"))
+    filler = _of_run(as_path(get("workdir"))) if get("workdir") else _of_model(get("model"))
     for row in fill(filler, get("text"), get("top")):
         if get("json"):
             print(json.dumps(row))

@@ -21,6 +21,7 @@ from ftjax.data.chat import Format, chat_format
 from ftjax.data.tasks.task import Chat
 from ftjax.decode.options import Options
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 ADDED = ("continuations", "scores", "tokens")
 HELP = {
@@ -145,7 +146,7 @@ def load(name: str, is_run: bool) -> Start:
         model, params = hub.load(name, head="lm")
         start = hub.decoder_start(name) if model.cfg.encoder else None
         return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start, {})
-    f, parts = load_run(Path(name))
+    f, parts = load_run(as_path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     around = parts.around

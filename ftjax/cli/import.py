@@ -12,6 +12,7 @@ from absl import flags
 
 from ftjax.cli.flags import config_file, define_config, read_config, run_config
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -36,7 +37,7 @@ def main(values: flags.FlagValues) -> None:
     ]
     if missing:
         raise UserError(f"give {', '.join(missing)}")
-    folder = Path(workdir)
+    folder = as_path(workdir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--workdir={workdir} is there already; take another one")
     f = Fields(_config(values, f"model={model}"))

@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         return _fail(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     logging.basicConfig(level=logging.WARNING, format="ftjax: %(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every folder that it opens
+    for talker in ("absl", "asyncio"):  # orbax tells of what it opens, and at length of errors that it raises
+        logging.getLogger(talker).setLevel(logging.CRITICAL)
     sys.path.insert(0, os.getcwd())  # `configs` is a package of the folder that one runs from
     command = importlib.import_module(f"ftjax.cli.{name.replace('-', '_')}")
     values = flags.FlagValues()

@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -26,7 +27,7 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.train.save import save_model
 
     get: Any = lambda name: values[name].value  # noqa: E731
-    workdirs, written = [Path(name) for name in get("workdir")], get("weights")
+    workdirs, written = [as_path(name) for name in get("workdir")], get("weights")
     if not workdirs or not get("output"):
         raise UserError("give --workdir=RUN (one or more) and --output=DIR")
     try:

@@ -4,11 +4,11 @@ A job is `slurm 12`, or of this machine host:process. What a scheduler says is n
 """
 
 from collections import Counter
-from pathlib import Path
 
 from absl import flags
 
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -25,7 +25,7 @@ def main(values: flags.FlagValues) -> None:
 
     if not values["workdir"].value:
         raise UserError("give --workdir=DIR of a sweep")
-    sweep = open_sweep(Path(values["workdir"].value))
+    sweep = open_sweep(as_path(values["workdir"].value))
     records = [read(run) for run in sweep.runs]
     rows = []
     for record in records:

@@ -3,8 +3,8 @@
 What the experiment prepares (a teacher, a corpus) is made first, once, here. Trials whose programs have the same shapes
 (differing in seed, learning rate, weight decay, LoRA's rank, alpha or dropout) are one process and one program
 (--notogether: each its own), each other one is a process; a failed one ends no other. The same command goes on after an
-interruption, and two of them on one folder share the work. Overrides are for all trials: --config.model.path=DIR
---config.task.data=DIR.
+interruption, and two of them on one folder share the work. The folder may be a bucket's, --workdir=gs://BUCKET/..., but
+for what prepares. Overrides are for all trials: --config.model.path=DIR --config.task.data=DIR.
 
 --on=slurm|gke|tpu_vm (a file of launch/) submits each missing trial as a job, with --launch.field=value for that
 backend's fields, and watches them; its jobs go on without it. --dry_run prints what would be submitted.
@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 from absl import flags
 
 from ftjax.errors import RunError, UserError
+from ftjax.files import as_path, in_bucket
 
 T = TypeVar("T")
 POSITIONAL = 1  # the experiment's file
+BUCKET_PAUSE = 3.0  # seconds between two looks at jobs in a bucket, each of which is a few requests a run
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -62,7 +64,7 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
         raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
     overrides = [f"--config.{name}={text}" for name, text in given_fields(values, "config").items()]
     backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"))
-    planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, Path(get("workdir")))
+    planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, as_path(get("workdir")))
     sweep = planned()
     records = [read(run) for run in sweep.runs]
     if get("strict_code"):
@@ -87,6 +89,7 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     sweeper = Sweeper(
         backend, jobs=get("jobs") or int(not backend.lasting), together=get("together"), retries=get("retries"),
         preemptions=get("preemptions"), stuck_after=get("stuck_after"),
+        pause=max(backend.pause, BUCKET_PAUSE) if in_bucket(sweep.workdir) else None,
     )  # fmt: skip
     records = _ended_with_children(lambda: sweeper(sweep.runs))
     for record in records:

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import RunError, UserError
-from ftjax.files import write_text
+from ftjax.files import as_path, make_folder, write_text
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -33,12 +33,12 @@ def main(values: flags.FlagValues) -> None:
     get: Any = lambda name: values[name].value  # noqa: E731
     if not get("workdir"):
         raise UserError("give --workdir=DIR of a sweep")
-    workdir, now = Path(get("workdir")), commit()
+    workdir, now = as_path(get("workdir")), commit()
     sweep = open_sweep(workdir)
     records = [read(run) for run in sweep.runs]
     if get("strict_code"):
         check_code(records, now)
-    output = Path(get("output")) if get("output") else None
+    output = as_path(get("output")) if get("output") else None
     by_ending = {ending: form for form, ending in FORMATS.items()}
     form = get("format") or (by_ending.get(output.suffix, "text") if output else "text")
     if form == "html" and output is None:
@@ -47,11 +47,8 @@ def main(values: flags.FlagValues) -> None:
     if output is None:
         print(text, end="")
     else:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            write_text(output, text)
-        except OSError as error:
-            raise UserError(f"cannot write to {output}: {error.strerror}") from None
+        make_folder(output.parent)
+        write_text(output, text)
         print(f"{output}")
     if damaged := [record for record in records if record.state == "damaged"]:
         raise RunError(f"{len(damaged)} damaged: {damaged[0].problem}")

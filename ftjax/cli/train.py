@@ -7,6 +7,7 @@ from absl import flags
 
 from ftjax.cli.flags import define_config, read_config, run_config
 from ftjax.errors import UserError
+from ftjax.files import as_path
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -24,7 +25,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def main(values: flags.FlagValues) -> None:
     """Trains, and prints the result."""
     if values["together"].value:
-        return _together(Path(values["together"].value))
+        return _together(as_path(values["together"].value))
     config, default = read_config(values)
     if not values["workdir"].value:
         raise UserError("give --workdir=DIR for the run's files")
@@ -34,7 +35,7 @@ def main(values: flags.FlagValues) -> None:
         join(values["distributed"].value)
     from ftjax.train.loop import train
 
-    result = train(config, default, Path(values["workdir"].value))
+    result = train(config, default, as_path(values["workdir"].value))
     print(json.dumps(result, indent=2))
 
 
@@ -51,5 +52,5 @@ def _together(path: Path) -> None:
     for told in runs:
         *flags_, workdir = told
         file, _, axes = flags_[0].removeprefix("--config=").partition(":")
-        asked.append((resolve(flags_), run_config(file)(axes), Path(workdir.removeprefix("--workdir="))))
+        asked.append((resolve(flags_), run_config(file)(axes), as_path(workdir.removeprefix("--workdir="))))
     print(json.dumps(train_together(asked), indent=2))

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from ftjax.errors import RunError, UserError
-from ftjax.files import write_json
+from ftjax.files import cache, write_json
 from ftjax.parallel.mesh import shardings
 from ftjax.plan.hlo import Moved, collectives
 from ftjax.plan.machines import Machine, installed
@@ -65,7 +65,7 @@ def compile_step(program: Program, mesh: Mesh, machine: Machine) -> Compiled:
             " plan with --config.model.attention=xla"
         ) from None
     held = sum(nbytes(values, mesh) for values in (program.state, program.frozen))  # jit drops what is not read
-    kept = _folder() / f"{_key(lowered.as_text(), held, machine)}.json"
+    kept = cache("plan") / f"{_key(lowered.as_text(), held, machine)}.json"
     if (found := _read(kept)) is not None:
         return found._replace(cached=True)
     started = time.perf_counter()
@@ -95,10 +95,6 @@ def too_large(message: str) -> int | None:
     """The bytes that a program needs of a device, where a compiler says that they are more than it has."""
     found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM", message)
     return int(float(found[1]) * UNITS[found[2]]) if found else None
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftjax" / "plan"
 
 
 def _key(text: str, held: int, machine: Machine) -> str:

@@ -8,7 +8,6 @@ Beside it lie `attempt-<n>.log`; and of a job, of each of its processes, `attemp
 `.<process>.code`, and a line in `attempt-<n>.starts` for each time that the job started.
 """
 
-import errno
 import json
 import os
 import platform
@@ -22,14 +21,12 @@ from typing import NamedTuple
 
 import psutil
 
-from ftjax.errors import UserError
-from ftjax.files import write_json
+from ftjax.files import as_json, create, make_folder, modified, write_json
 
 BAD_INPUT, OUT_OF_MEMORY, PREEMPTED, INTERRUPTED = "bad input", "out of memory", "preempted", "interrupted"
 FREE = (PREEMPTED, INTERRUPTED)  # ended from outside: no failure
 LOST = "lost"  # its processes are gone and nobody wrote its end
 STUCK = "stuck"  # made no progress, and was ended
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 SUBMITTING = 300.0  # seconds that a submission on another host may take
 
 
@@ -37,6 +34,7 @@ class Attempt(NamedTuple):
     """One attempt; times in seconds since 1970, processes as (pid, when it was created).
 
     on: the backend; job: the name of its job there, if it has names; id: what the scheduler calls it, once submitted.
+    printed: its log in the sweep's folder, where its process is another run's too and prints there.
     """
 
     number: int
@@ -50,6 +48,7 @@ class Attempt(NamedTuple):
     on: str = "local"
     job: str = ""
     id: str = ""
+    printed: str = ""
 
     def file(self, folder: Path) -> Path:
         """Where it is kept."""
@@ -57,6 +56,8 @@ class Attempt(NamedTuple):
 
     def log(self, folder: Path) -> Path:
         """What its first process printed."""
+        if self.printed:
+            return folder.parents[1] / self.printed
         return folder / f"attempt-{self.number}.{'0.' if self.job else ''}log"
 
     def logs(self, folder: Path) -> list[Path]:
@@ -105,30 +106,8 @@ def claim(folder: Path, number: int, on: str = "local", job: str = "") -> Attemp
       UserError: a folder that cannot be written to.
     """
     attempt = Attempt(number, socket.gethostname(), machine(), [_me(os.getpid())], time.time(), on=on, job=job)
-    aside = folder / f".attempt-{number}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(aside, attempt._asdict())
-        try:
-            _create(aside, attempt.file(folder))
-        except FileExistsError:
-            return None
-        finally:
-            aside.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
-    return attempt
-
-
-def _create(aside: Path, file: Path) -> None:
-    """FileExistsError where `file` is there; else it is there at once and whole."""
-    try:
-        os.link(aside, file)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        with file.open("x") as stream:  # a bucket mounted as a folder, whose files appear when they are closed
-            stream.write(aside.read_text())
+    make_folder(folder)
+    return attempt if create(attempt.file(folder), as_json(attempt._asdict())) else None
 
 
 def with_process(attempt: Attempt, pid: int) -> Attempt:
@@ -148,10 +127,7 @@ def keep(folder: Path, attempt: Attempt) -> Attempt:
     Raises:
       UserError: a folder that cannot be written to.
     """
-    try:
-        write_json(attempt.file(folder), attempt._asdict())
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+    write_json(attempt.file(folder), attempt._asdict())
     return attempt
 
 
@@ -181,7 +157,7 @@ def _read(file: Path) -> Attempt:
 
 def exit_code(folder: Path, attempt: Attempt) -> int | None:
     """Of a job's processes that of the one to blame: the first that failed by itself, before one that was ended."""
-    paths = sorted(folder.glob(f"attempt-{attempt.number}.*.code"), key=lambda path: path.stat().st_mtime_ns)
+    paths = sorted(folder.glob(f"attempt-{attempt.number}.*.code"), key=modified)
     codes = [int(text) for path in paths if (text := path.read_text().strip())]
     blamed = [code for code in codes if code not in (0, 143)]
     return blamed[0] if blamed else max(codes, default=None)
@@ -211,7 +187,7 @@ def cause_of(code: int | None, log: Sequence[str]) -> str:
 
 def tail(log: Path, count: int = 50) -> list[str]:
     """The last lines that are not empty."""
-    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    lines = log.read_bytes().decode("utf-8", "replace").splitlines() if log.exists() else []
     return [line for line in lines if line.strip()][-count:]
 
 

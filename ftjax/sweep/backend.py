@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from ftjax.errors import UserError
+from ftjax.files import Growing, cache, in_bucket
 from ftjax.sweep.attempt import Attempt, with_process
 from ftjax.sweep.trial import Run
 
@@ -93,8 +94,9 @@ def make(kind: type[T], given: Mapping[str, str], on: str) -> T:
 
 
 def environment(workdir: Path) -> dict[str, str]:
-    """Of a process of this machine: what one compiled serves the next (`compiled-<host>` in the sweep's folder)."""
-    compiled = workdir / f"compiled-{socket.gethostname()}"
+    """Of a process of this machine: what one compiled serves the next, by `compiled-<host>` in the sweep's folder or,
+    of a bucket, by this user's cache."""
+    compiled = cache("compiled") if in_bucket(workdir) else workdir / f"compiled-{socket.gethostname()}"
     env = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     return {**env, **os.environ}
 
@@ -112,14 +114,16 @@ class Process(Protocol):
 
 
 class LocalJob:
-    """A process of this machine."""
+    """A process of this machine, whose log grows in a place."""
 
-    def __init__(self, process: Process):
-        self._process = process
+    def __init__(self, process: Process, place: Growing):
+        self._process, self._place = process, place
 
     def state(self) -> State:
         """Never queued."""
-        return "running" if self._process.poll() is None else "gone"
+        running = self._process.poll() is None
+        self._place.copy(now=not running)
+        return "running" if running else "gone"
 
     def code(self) -> int | None:
         """Below 0 a signal."""
@@ -154,8 +158,9 @@ class Local:
         """Starts `ftjax train`."""
         free = (n for n in itertools.count() if n not in self._groups or self._groups[n].poll() is not None)
         group = next(free) if self.gpus else 0
-        process = self._groups[group] = self.start(run, attempt.log(run.folder), group)
-        return with_process(attempt, process.pid), LocalJob(process)
+        place = Growing(run.folder)
+        process = self._groups[group] = self.start(run, place.folder / attempt.log(run.folder).name, group)
+        return with_process(attempt, process.pid), LocalJob(process, place)
 
     def find(self, run: Run, attempt: Attempt) -> Job:
         """There is none: processes end with the sweep."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ftjax.errors import RunError, UserError
-from ftjax.files import write_json
+from ftjax.files import in_bucket, write_json
 from ftjax.sweep.attempt import (
     BAD_INPUT,
     INTERRUPTED,
@@ -54,10 +54,12 @@ def is_prepared(sweep: Sweep) -> bool:
     """Whether nothing is left to prepare.
 
     Raises:
-      UserError: what is there is of another experiment, scale or fields, or cannot be read.
+      UserError: what is there is of another experiment, scale or fields, or cannot be read; a bucket.
     """
     if sweep.experiment.prepare is None:
         return True
+    if in_bucket(sweep.workdir):
+        raise UserError(f"{sweep.experiment.path} prepares files, which {sweep.workdir} cannot hold; take a folder")
     if other := [run for run in sweep.runs if not run.flags[0].startswith(f"--config={CONFIG}:")]:
         raise UserError(f"{other[0].flags[0]}: what {sweep.experiment.path} prepares is by {CONFIG}; give no other")
     path, theirs = sweep.prepared / DONE, _read_done(sweep)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ftjax.files import modified
 from ftjax.sweep.attempt import FREE, Attempt, read_attempts
 from ftjax.sweep.trial import PREPARED, Run
 
@@ -32,7 +33,7 @@ class Record(NamedTuple):
         """(last step in metrics.jsonl, seconds since the run last wrote something)."""
         rows, folder = read_rows(self.run.folder), self.run.folder
         files = [folder / "metrics.jsonl", *(log for attempt in self.attempts[-1:] for log in attempt.logs(folder))]
-        times = [file.stat().st_mtime for file in files if file.exists()]
+        times = [modified(file) for file in files if file.exists()]
         return (rows[-1]["step"] if rows else 0), (time.time() - max(times) if times else None)
 
 
@@ -57,7 +58,7 @@ def read(run: Run) -> Record:
 def idle(folder: Path, attempt: Attempt) -> float:
     """Seconds since a started attempt made a step, as its metrics.jsonl says, or since its last start."""
     files = [path for path in (folder / "metrics.jsonl", attempt.starts(folder)) if path.exists()]
-    return time.time() - max([attempt.started, *(path.stat().st_mtime for path in files)])
+    return time.time() - max([attempt.started, *map(modified, files)])
 
 
 def _result(run: Run) -> dict[str, Any]:

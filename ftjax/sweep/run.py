@@ -1,7 +1,6 @@
 """Runs what is missing of a sweep under leases: a process for each trial, or one for those of the same program; what
 fails there is tried again apart from the others."""
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -153,19 +152,21 @@ class Sweeper:
             asked = run._replace(flags=(f"--together={path}",))
         try:
             started, job = self.backend.submit(asked, attempt)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, subprocess.CalledProcessError, UserError) as error:
             for one, mine in held:
                 finish(one.folder, mine, None, "could not start")
+            if isinstance(error, UserError):
+                raise
             why = error.strerror if isinstance(error, OSError) else f"{error.cmd[0]}: {(error.stderr or '').strip()}"
             raise UserError(f"cannot start {run.label} in {run.folder}: {why}") from None
         self._working[run.folder] = run, started, job
         keep(run.folder, started)
         self._shared |= {one.folder for one, _ in held} if len(held) > 1 else set()
         for one, mine in held[1:]:
-            mine = mine._replace(processes=started.processes)
+            log = "/".join(started.log(run.folder).parts[-3:])
+            mine = mine._replace(processes=started.processes, printed=log)
             self._working[one.folder] = one, mine, job
             keep(one.folder, mine)
-            mine.log(one.folder).symlink_to(os.path.relpath(started.log(run.folder), one.folder))
 
     def _beside(self, job: Job) -> list[tuple[Run, Attempt]]:
         return [(run, attempt) for run, attempt, its in self._working.values() if its is job]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftjax.errors import UserError
+from ftjax.files import in_bucket
 from ftjax.sweep.prepare import prepared_by
 from ftjax.sweep.record import Record, curve
 from ftjax.sweep.render import html_table, latex_table, page, svg, text_table
@@ -207,11 +208,16 @@ def charts(table: Table) -> list[str]:
 def _runs(table: Table, home: Path) -> str:
     rows = []
     for run, record in zip(table.sweep.runs, table.records):
-        link = lambda name, run=run: (name, os.path.relpath(run.folder / name, home))  # noqa: E731
         trial = run.trial
         values = _values(table.sweep, record) if record.state == "done" else []
         shown = ", ".join("none" if v is None else _number(table)(v) for v in values) or record.state
-        folder = (run.folder.parent.name, os.path.relpath(run.folder, home))
-        log = [link(record.attempts[-1].log(Path()).name)] if record.attempts else [""]
-        rows.append([trial.row, trial.column, str(trial.seed), shown, folder, link("config.json"), *log])
+        folder, config = (run.folder.parent.name, _link(run.folder, home)), run.folder / "config.json"
+        logs = [attempt.log(run.folder) for attempt in record.attempts[-1:]]
+        log = [(logs[0].name, _link(logs[0], home))] if logs else [""]
+        rows.append([trial.row, trial.column, str(trial.seed), shown, folder, (config.name, _link(config, home)), *log])
     return html_table(["row", "column", "seed", "value", "run", "config", "log"], rows)
+
+
+def _link(path: Path, home: Path) -> str:
+    """From a page in `home`; from elsewhere a bucket's place as it is called."""
+    return str(path) if in_bucket(path) and not in_bucket(home) else os.path.relpath(path, home)

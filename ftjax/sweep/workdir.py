@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftjax.errors import UserError
-from ftjax.files import write_json
+from ftjax.files import make_folder, write_json
 from ftjax.sweep.trial import Experiment, Run, digest_of, load_experiment, local_paths, make_runs, prepared_in
 
 ASKED = ("experiment", "scale", "config", "overrides")
@@ -63,11 +63,8 @@ def claim(sweep: Sweep, config: str) -> None:
     paths = {path for run in sweep.runs for path in local_paths(run.config).values()}
     digests = {path: found for path in sorted(paths) if (found := digest_of(path, sweep.prepared))}
     asked = (sweep.experiment.path, sweep.scale, config, list(sweep.overrides))
-    try:
-        sweep.workdir.mkdir(parents=True, exist_ok=True)
-        write_json(sweep.workdir / "sweep.json", {**dict(zip(ASKED, asked)), "digests": digests})
-    except OSError as error:
-        raise UserError(f"cannot write to --workdir={sweep.workdir}: {error.strerror}") from None
+    make_folder(sweep.workdir)
+    write_json(sweep.workdir / "sweep.json", {**dict(zip(ASKED, asked)), "digests": digests})
 
 
 def open_sweep(workdir: Path) -> Sweep:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.files import write_json
+from ftjax.files import absolute, make_folder, write_json, writing
 from ftjax.parallel.processes import is_first
 from ftjax.train.fields import leaves
 
@@ -51,11 +51,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         return
     if not is_first():
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", config.to_dict())
-    except OSError as error:
-        raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
+    make_folder(workdir)
+    write_json(workdir / "config.json", config.to_dict())
 
 
 def _plain(value: Any) -> Any:
@@ -69,7 +66,7 @@ def read_best(workdir: Path) -> dict[str, np.ndarray]:
       UserError: no such run, or it has no checkpoint.
     """
     read_config(workdir)
-    folder = (workdir / "checkpoints" / "best").resolve()
+    folder = absolute(workdir / "checkpoints" / "best")
     if not folder.exists():
         raise UserError(f"{workdir} has no checkpoint yet; let it reach its first evaluation")
     options = ocp.CheckpointManagerOptions(create=False, read_only=True)
@@ -95,18 +92,26 @@ class Checkpoints:
     """`checkpoints/last` (the two newest whole states) and `checkpoints/best` (the two best trained leaves)."""
 
     def __init__(self, workdir: Path):
-        root = (workdir / "checkpoints").resolve()
-        self._last = ocp.CheckpointManager(root / "last", options=ocp.CheckpointManagerOptions(max_to_keep=2))
-        self._best = ocp.CheckpointManager(root / "best", options=ocp.CheckpointManagerOptions(max_to_keep=2))
+        self._root = absolute(workdir / "checkpoints")
+        with writing(self._root):
+            self._last, self._best = (
+                ocp.CheckpointManager(self._root / name, options=ocp.CheckpointManagerOptions(max_to_keep=2))
+                for name in ("last", "best")
+            )
 
     def save(self, step: int, state: Tree, progress: dict[str, Any], best: bool) -> None:
-        """Saves a state and JSON-able progress (data position, best metric, ...); in the background."""
-        if best and step not in self._best.all_steps():
-            self._best.save(step, args=ocp.args.StandardSave(_dicts(state["train"])))
-            self._best.wait_until_finished()  # no state may call a step the best before its leaves are there
-        if step not in self._last.all_steps():
-            args = ocp.args.Composite(state=ocp.args.StandardSave(_dicts(state)), progress=ocp.args.JsonSave(progress))
-            self._last.save(step, args=args)
+        """Saves a state and JSON-able progress (data position, best metric, ...); in the background.
+
+        Raises:
+          UserError: a place that cannot be written to, by this or the last state.
+        """
+        with writing(self._root):
+            if best and step not in self._best.all_steps():
+                self._best.save(step, args=ocp.args.StandardSave(_dicts(state["train"])))
+                self._best.wait_until_finished()  # no state may call a step the best before its leaves are there
+            if step not in self._last.all_steps():
+                whole, rest = ocp.args.StandardSave(_dicts(state)), ocp.args.JsonSave(progress)
+                self._last.save(step, args=ocp.args.Composite(state=whole, progress=rest))
 
     def restore(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
         """The newest readable state, placed as `like` is, and its progress; None where there is none.
@@ -136,9 +141,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is still being written."""
-        for manager in (self._last, self._best):
-            manager.wait_until_finished()
-            manager.close()
+        with writing(self._root):
+            for manager in (self._last, self._best):
+                manager.wait_until_finished()
+                manager.close()
 
 
 def _dicts(values: Tree) -> dict:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.files import write_json
+from ftjax.files import Growing, write_json
 from ftjax.kinds import require
 from ftjax.metrics import METRICS
 from ftjax.parallel.mesh import place, rows_here, rows_multiple
@@ -35,7 +35,7 @@ from ftjax.train.evaluate import Evaluator
 from ftjax.train.features import trained_from_features
 from ftjax.train.fields import Fields
 from ftjax.train.flops import peak_flops, step_flops
-from ftjax.train.log import Log, keep_rows
+from ftjax.train.log import Log
 from ftjax.train.optimizer import make_optimizer
 from ftjax.train.report import commit, peak_memory_bytes, start_report, trainable
 from ftjax.train.restore import build
@@ -139,10 +139,9 @@ class Course:
         self.start: int = progress["step"]
         self.window: list[dict[str, Any]] = progress.pop("window", [])
         self.progress, self.final = progress, progress.get("metrics", {})
-        if is_first():
-            keep_rows(self.workdir / "samples.jsonl", self.start)
+        self.place = Growing(self.workdir)
         run_id, whole = config_hash(self.config), self.config.to_dict()
-        self.log = Log(self.workdir, self.start, self.steps, self._wandb, run_id, whole, name)
+        self.log = Log(self.place, self.start, self.steps, self._wandb, run_id, whole, name)
         sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
         self.work = functools.cache(
             functools.partial(
@@ -191,6 +190,7 @@ class Course:
     def stop(self, n: int, state: Tree, **kept: Any) -> None:
         """Saves and closes before the end; `n` is the step of `state`."""
         kept = {"step": n, "data": self.batches.get_state()} | kept
+        self.log.flush()
         self.checkpoints.save(n, state, self.progress | kept, best=False)
         self.close()
 
@@ -214,9 +214,7 @@ class Course:
         self.final = {name: found.value for name, found in scored.items()}
         self.log.write(n, {f"eval/{name}": value for name, value in self.final.items()})
         self.log.say(f"step {n}: " + ", ".join(f"{name} {value:.4g}" for name, value in self.final.items()))
-        if is_first():
-            with (self.workdir / "samples.jsonl").open("a") as file:
-                file.writelines(json.dumps({"step": n, **sample}) + "\n" for sample in samples[:SAMPLES])
+        self.log.sample(n, samples[:SAMPLES])
         progress, value = self.progress, self.final[self.metric]
         better = improves(value, progress["best"], self.metric)
         progress |= {"step": n, "data": self.batches.get_state(), "clock": self.clock.totals, "metrics": self.final}
@@ -224,6 +222,7 @@ class Course:
         progress |= {"best": value, "best_step": n} if better else {}
         progress |= {"wall": progress["wall"] + time.perf_counter() - self.began}
         self.began = time.perf_counter()
+        self.log.flush()  # no state may come before the rows that led to it
         self.checkpoints.save(n, state, progress, best=better)
 
     def finish(self, n: int, step: Compiled, mesh: Mesh, together: int) -> None:

@@ -3,7 +3,6 @@ section 3.3)."""
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from ftjax.data.loader import Loader
 from ftjax.data.tasks.task import Labelled
 from ftjax.distill import teacher_key
 from ftjax.errors import UserError
+from ftjax.files import as_path
 from ftjax.hub import files
 from ftjax.kinds import KINDS, require
 from ftjax.objectives.classification import classification
@@ -55,7 +55,7 @@ def load_critic(name: str, acceptable: str, mesh: Mesh) -> Critic:
       UserError: none there, no classifier of pairs, or no class of that name.
     """
     if is_run(name):
-        f, parts = load_run(Path(name), mesh)
+        f, parts = load_run(as_path(name), mesh)
         if parts.kind is not KINDS["classification"] or "text_pair" not in parts.task.columns:
             kind = f.task.objective or parts.task.objectives[0]
             raise UserError(

@@ -95,7 +95,7 @@ def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
                 course.preempted(n, program.own(i)[0], windows[i], step.seconds)
             raise Preempted(f"SIGTERM: the state is saved at step {n}; the same command goes on")
         if profile_steps and n == start + 2:
-            jax.profiler.start_trace(str(first.workdir / "profile"))
+            jax.profiler.start_trace(str(first.place.folder / "profile"))
         hosts, batch = next(stream)  # of several runs one of each part
         has_gradient = program(batch, [i for i, _ in going])
         n += 1

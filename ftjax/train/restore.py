@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ftjax import methods, tree
 from ftjax.errors import UserError
+from ftjax.files import as_path
 from ftjax.nn.layers import cut, span, uncut, whole_path
 from ftjax.nn.layers import parts as spans
 from ftjax.train.build import Parts
@@ -40,7 +41,7 @@ def read_start(workdir: Path) -> Start:
       UserError: no run there, or no checkpoint yet.
     """
     config: Any = read_config(workdir)
-    before = read_start(Path(config.warm_start)) if config.get("warm_start") else Start({}, {})
+    before = read_start(as_path(config.warm_start)) if config.get("warm_start") else Start({}, {})
     mine = of_model(read_best(workdir))
     # in the order of the runs: whole leaves and rows of them may be of different ones
     leaves = {path: x for path, x in before.leaves.items() if path not in mine} | mine
@@ -58,7 +59,7 @@ def changes_base(workdir: str) -> bool:
     """Whether a run that others start from trained weights of the base, and not its head alone."""
     return bool(workdir) and any(
         path.startswith("params/") and not re.match(methods.TASK_HEAD, path)
-        for path in read_start(Path(workdir)).leaves
+        for path in read_start(as_path(workdir)).leaves
     )
 
 
@@ -88,7 +89,7 @@ def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
     """
     if not warm_start:
         return parts_of(f, mesh=mesh)
-    start = read_start(Path(warm_start))
+    start = read_start(as_path(warm_start))
     mine = sections(f.method.to_dict())
     for name in start.methods.keys() & mine.keys():
         theirs = {key: _plain(value) for key, value in start.methods[name].items() if key not in ONLY_AT_START}

@@ -28,6 +28,7 @@ from ftjax.distill.forward import VOCABULARY
 from ftjax.distill.match import Pairs
 from ftjax.distill.sequence import verifier
 from ftjax.errors import UserError
+from ftjax.files import as_path
 from ftjax.hub import files
 from ftjax.kinds import require
 from ftjax.kinds.base import label_smoothing
@@ -178,7 +179,7 @@ def _pairs(text: str) -> Pairs:
 
 def is_run(name: str) -> bool:
     """Whether a folder is a run's, and not a model's."""
-    config = Path(name) / "config.json"
+    config = as_path(name) / "config.json"
     return config.is_file() and "method" in json.loads(config.read_text("utf-8"))
 
 
@@ -191,11 +192,11 @@ def load_teacher(f: Fields, parts: Parts, mesh: Mesh) -> Teacher:
     """
     name, student = f.distill.teacher, parts.model.cfg
     run = is_run(name)
-    config: Any = read_config(Path(name)) if run else None
+    config: Any = read_config(as_path(name)) if run else None
     base = config.model.path if run else name
     check_memory(name, files.resolve(base), mesh)
     if run:
-        _, its = load_run(Path(name), mesh)
+        _, its = load_run(as_path(name), mesh)
         if its.around is not None:
             raise UserError(
                 f"distill.teacher={name}: its method puts tokens of its own into the text, which the student's batches"

@@ -9,6 +9,7 @@ from ftjax.cli.main import main
 from ftjax.sweep.attempt import claim, keep
 from ftjax.sweep.workdir import claim as claim_sweep
 from ftjax.sweep.workdir import plan
+from ftjax.train.report import commit
 
 EXPERIMENT = '''"""One trial."""
 
@@ -60,6 +61,12 @@ def test_from_end_to_end(command, tmp_path):
     assert command("table", f"--output={tmp_path / 'sub' / 'x.md'}")[0] == 0
     assert (tmp_path / "sub" / "x.md").read_text().startswith("# One trial\n")
     assert command("table", "--format=html")[0] == 0 and (tmp_path / "runs" / "report.html").exists()
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"commit": "0" * 40}))
+    assert f"commit {'0' * 40}; not all by the code as it is now" in command("table")[1]
+    for name in ("table", "sweep"):
+        code, out, err = command(name, "--strict_code")
+        assert code == 2 and not out and err.count("\n") == 1 and f"other code than commit {commit()}: 000" in err
     (folder / "result.json").write_text("{")
     code, out, err = command("table")
     assert code == 1 and "damaged: row, seed 3" in out and "1 damaged" in err

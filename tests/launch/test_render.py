@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ftjax.errors import UserError
+from ftjax.files import as_path
 from ftjax.sweep.attempt import Attempt
 from ftjax.sweep.backend import make
 from ftjax.sweep.trial import Run, Trial
@@ -113,14 +114,27 @@ def test_the_jobset_is_one(name):
     [
         ("gke.yaml", {"topology": "16"}, "write it as 4x4"),
         ("gke.yaml", {"topology": "3x3"}, "no whole number of hosts of 4 chips"),
-        ("gke.yaml", {"mount": "/elsewhere"}, "--workdir must lie in --launch.mount=/elsewhere"),
-        ("tpu_vm.txt", {"mount": "/elsewhere"}, "--workdir must lie in --launch.mount=/elsewhere"),
+        ("gke.yaml", {"mount": "/elsewhere"}, "--workdir must lie in gs://ours, or in --launch.mount=/elsewhere"),
+        ("tpu_vm.txt", {"mount": "/elsewhere"}, "--workdir must lie in gs://ours, or in --launch.mount=/elsewhere"),
         ("tpu_vm.txt", {"spot": "yes"}, "write true or false"),
     ],
 )
 def test_refused(name, fields, message):
     with pytest.raises(UserError, match=message):
         backend(name, **fields).render(RUN, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if not name.startswith("slurm")])
+def test_a_bucket_by_its_own_name_is_the_folder_that_it_is_there(name):
+    pytest.importorskip("gcsfs")
+    theirs = lambda text: text.replace("/bucket/", "gs://ours/")  # noqa: E731
+    run = RUN._replace(flags=tuple(map(theirs, FLAGS)), folder=as_path(theirs(str(FOLDER))))
+    cluster = backend(name)
+    assert cluster.render(run, 2).replace(cluster.job(run, 2), cluster.job(RUN, 2)) == cluster.render(RUN, 2)
+    other = as_path("gs://other/runs/x/seed1")
+    for refusing in (cluster, backend("slurm.sh")):
+        with pytest.raises(UserError, match=r"--workdir must lie in gs://ours|a folder that the nodes share"):
+            refusing.render(run._replace(folder=other), 1)
 
 
 def test_names_are_of_trial_seed_sweep_and_attempt():

@@ -47,12 +47,12 @@ def trials(scale):
 def slurm(tmp_path_factory, monkeypatch):
     """call(command, ...) -> what it prints, with the test's Slurm."""
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([HERE / "start.sh", folder], check=True)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     call = lambda *command: subprocess.run(command, text=True, capture_output=True, check=True).stdout  # noqa: E731
-    yield call
-    call("scancel", "--user=root")
     try:
+        subprocess.run([HERE / "start.sh", folder], check=True)
+        yield call
+        call("scancel", "--user=root")
         wait(lambda: not call("squeue", "--noheader").strip(), "empty queue")
     finally:
         subprocess.run([HERE / "stop.sh", folder], check=True)

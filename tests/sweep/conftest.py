@@ -1,8 +1,10 @@
 """An experiment of eight trials, and runs of it that are made without training."""
 
+import itertools
 import json
 
 import pytest
+from fake_gcs import serve
 
 from ftjax.files import write_json
 from ftjax.sweep.trial import resolve
@@ -65,3 +67,25 @@ def _finish(run, value, metrics=None, commit="abc"):
 def finish():
     """finish(run, accuracy, metrics, commit) leaves what a finished training run leaves."""
     return _finish
+
+
+FAKE = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none", "NO_GCE_CHECK": "true"}
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def storage():
+    """The Cloud Storage of gcsfs and tensorstore while it is there, in processes that a test starts too: one over HTTP
+    on this machine."""
+    store, url, stop = serve()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**FAKE, "STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}.items():
+            patch.setenv(name, value)
+        yield store
+    stop()
+
+
+@pytest.fixture
+def bucket(storage):
+    """The text of a path in a bucket of its own."""
+    return f"gs://bucket-{next(NUMBERS)}/all/runs"

@@ -130,7 +130,7 @@ def test_a_folder_knows_its_sweep(sweep, write_experiment_elsewhere, tmp_path):
     with pytest.raises(UserError, match=r"no sweep\.json"):
         open_sweep(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to --workdir"):
+    with pytest.raises(UserError, match=r"cannot write to .*/file/x: "):
         claim(made._replace(workdir=tmp_path / "file" / "x"), "")
 
 
