@@ -33,6 +33,9 @@ COMMANDS = {
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of the console script; exits 0, 1 (the run failed), 2 (bad input), 143 (SIGTERM, all is saved)."""
+    # transformers and tensorboardX would import torch where it is installed: seconds a process, and nothing needs it
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of which one says that torch is missing
     sys.exit(main(sys.argv[1:] if argv is None else argv))
 
 
