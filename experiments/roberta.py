@@ -6,7 +6,7 @@ on 16 or 160 GB of text, with batches of 8,000, for 100,000 to 500,000 steps. Th
     ftjax sweep experiments/roberta.py --scale=nano --workdir=runs/roberta --jobs=2
     ftjax table --workdir=runs/roberta --output=experiments/results/roberta.md
 
-nano, a scaled-down analogue: nano-bert's shape from scratch on made-up sentences about restaurants, 200 of them or
+nano, a scaled-down analogue: nano-bert's shape from scratch on made-up sentences about restaurants, 20 of them or
 4,000; cells are nats per masked token of other sentences (less is better). small: the same on novels
 (--config.task.data=DIR of .txt.gz files), from nano-bert, one novel or 40. paper: fine-tuning of the released large
 model (500,000 steps, 160 GB) and of BERT's, by a rate of 1e-5, batches of 32, weight decay 0.1, 10 epochs, warm-up 6%
@@ -29,7 +29,7 @@ MLM = {"task.objective": "mlm", "task.max_length": 64, "optimizer.learning_rate"
 NANO = {**MLM, **RESTAURANT_TEXTS, "model.init": "random"}
 SMALL = {**MLM, "task.max_length": 128, "optimizer.learning_rate": 3e-4, "task.max_eval_rows": 1}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
-    "nano": {"200 sentences": {"task.max_train_rows": 200}, "4,000 sentences": {}},
+    "nano": {"20 sentences": {"task.max_train_rows": 20}, "4,000 sentences": {}},
     "small": {"1 novel": {"task.max_train_rows": 1}, "40 novels": {"task.max_train_rows": 40}},
 }
 RECIPES = {
