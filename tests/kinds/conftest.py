@@ -59,6 +59,7 @@ def configure(bert, write):
 
     def get(task, method, train, validation, **fields):
         default = get_config(f"model={bert},task={task},method={method}")
+        default.data.buckets = 1  # a shape is a program
         config = default.copy_and_resolve_references()
         small = {"steps": 3, "batch_size": 4, "eval_batch_size": 4, "task.max_length": 24}
         files = {"train": train, "validation": validation}
