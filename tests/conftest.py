@@ -27,10 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from jax._src.interpreters import mlir
 
 from ftjax import tree
 from ftjax.models.transformer import Transformer, abstract
 from ftjax.nn.config import Config
+
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)  # one a program: 5 of the 30 ms that a small one takes
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
@@ -39,8 +42,8 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_finish(session):
-    """The libraries that are loaded by now stay: no collection of garbage looks through them again. Collected as often as
-    by default, the garbage of tracing would take a third of its time."""
+    """The libraries that are loaded by now stay: no collection of garbage looks through them again. As often as by
+    default, collections would be a third of the time of tracing."""
     gc.freeze()
     gc.set_threshold(1_000_000, 10, 10)
 

@@ -20,7 +20,7 @@ ACTIVATIONS = {
 
 
 def parameter(module: nn.Module, name: str, start: Any, shape: tuple[int, ...]) -> jax.Array:
-    """What `module.param` gives. That one traces the initialiser at every pass, only to compare shapes: more than half of
+    """What `module.param` gives, which traces the initialiser at every pass, only to compare shapes: more than half of
     the time that it takes to trace a forward pass."""
     if not module.has_variable("params", name):
         return module.param(name, start, shape)
