@@ -1,5 +1,6 @@
 """Encoder-decoders continue as transformers' do: the encoder reads the prompt, the decoder begins anew."""
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_one_token_of_beams(pair):
     _, model, params, first = pair
     options = dict(max_new_tokens=1, num_beams=3, num_return_sequences=3, decoder_start_token_id=first)
     found = continuations(model, params, [[4, 5, 6]], **options)
-    out = model.apply({"params": params}, np.array([[first]]), encoder_input_ids=np.array([[4, 5, 6]]))
+    out = jax.jit(model.apply)({"params": params}, np.array([[first]]), encoder_input_ids=np.array([[4, 5, 6]]))
     assert (found.tokens[0, :, 0] == np.argsort(-out.logits[0, 0])[:3]).all()
 
 

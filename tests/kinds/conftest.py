@@ -1,7 +1,9 @@
 """A tiny BERT with a WordPiece tokenizer of its own, and configs of runs of it."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -81,6 +83,11 @@ def prepare(configure):
     return get
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(model, variables, ids, mask, types):
+    return model.apply(variables, ids, mask, token_type_ids=types, method="hidden").last_hidden
+
+
 @pytest.fixture(scope="session")
 def forward():
     """forward(parts, ids, token types) -> (hidden states [T, D] of one sequence, variables)."""
@@ -91,7 +98,6 @@ def forward():
         padded, mask, kinds = np.zeros((3, 1, length), np.int32)
         padded[0, : len(ids)], mask[0, : len(ids)] = ids, 1
         kinds[0, : len(types)] = types[:length]
-        out = parts.model.apply(variables, padded, mask, token_type_ids=kinds, method="hidden")
-        return out.last_hidden[0], variables
+        return _hidden(parts.model, variables, padded, mask, kinds)[0], variables
 
     return get

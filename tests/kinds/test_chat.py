@@ -215,7 +215,7 @@ def test_settings_that_do_not_do(tmp_path):
 def folder(tmp_path_factory, make):
     """A tiny GPT-2 with `byte_tokenizer`, ChatML its template, and conversations to train on."""
     folder = tmp_path_factory.mktemp("chat")
-    made = make("gpt2", vocab_size=260, max_positions=128)
+    made = make("gpt2", vocab_size=260, max_positions=128, num_layers=1)
     ftjax.save(folder, made.model, made.params)
     byte_tokenizer(TEMPLATES["chatml"]).save_pretrained(folder)
     roles = lambda chat: [{"role": role, "content": text} for role, text in chat.messages]  # noqa: E731

@@ -77,7 +77,7 @@ def test_p_tuning_asks_after_its_last_token(asked):
     assert data.encoded[0].tokens.tolist() == ids
     adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
     variables = {"params": parts.variables["params"], "adapters": adapters}
-    log_p = jax.nn.log_softmax(parts.model.apply(variables, np.asarray([ids])).logits[0, -1])
+    log_p = jax.nn.log_softmax(jax.jit(parts.model.apply)(variables, np.asarray([ids])).logits[0, -1])
     batch = {name: x for name, x in next(iter(data.batches)).items() if name != "example"}
     nll = parts.objective.outputs(parts.variables, batch)["nll"][0]
     np.testing.assert_allclose(nll, -log_p[data.encoded.labels[0]], rtol=1e-4)
@@ -106,7 +106,7 @@ def test_p_tuning_next_to_the_mask(asked):
     assert encoded.extras["answer"][: len(ids)].tolist() == [0, 0, 0, 0, 1, *[0] * (len(head) + 7)]
     adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
     variables = {"params": parts.variables["params"], "adapters": adapters}
-    log_p = jax.nn.log_softmax(parts.model.apply(variables, np.asarray([ids])).logits[0, 4])
+    log_p = jax.nn.log_softmax(jax.jit(parts.model.apply)(variables, np.asarray([ids])).logits[0, 4])
     batch = next(b for b in data.batches if 0 in b["example"])
     at = batch.pop("example").tolist().index(0)
     nll = parts.objective.outputs(parts.variables, batch)["nll"][at]

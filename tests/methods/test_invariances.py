@@ -1,5 +1,7 @@
 """Padding, packing, micro-batches, scanning and cached decoding change nothing, with every method active."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,13 +121,13 @@ def test_cached_decoding_is_the_full_forward(tune, case, name, randomised):
     ids, mask = np.zeros((2, width), int), np.zeros((2, width), int)
     for r, row in enumerate(rows):
         ids[r, width - len(row) :], mask[r, width - len(row) :] = row, 1
-    apply = lambda *args, **options: model.apply(variables, *args, method="hidden", **options)  # noqa: E731
-    whole = apply(np.concatenate([ids, rest], 1), np.concatenate([mask, np.ones_like(rest)], 1)).last_hidden
-    out = apply(ids, mask, cache=empty_cache(model.cfg, 2, width + 2))
+    apply = jax.jit(functools.partial(model.apply, method="hidden"))
+    whole = apply(variables, np.concatenate([ids, rest], 1), np.concatenate([mask, np.ones_like(rest)], 1)).last_hidden
+    out = apply(variables, ids, mask, cache=empty_cache(model.cfg, 2, width + 2))
     np.testing.assert_allclose(out.last_hidden[mask != 0], whole[:, :width][mask != 0], rtol=1e-4, atol=1e-5)
     for i in range(2):
         at = mask.sum(1, keepdims=True) + i
-        out = apply(rest[:, i : i + 1], position_ids=jnp.asarray(at), cache=out.cache)
+        out = apply(variables, rest[:, i : i + 1], position_ids=jnp.asarray(at), cache=out.cache)
         np.testing.assert_allclose(out.last_hidden[:, 0], whole[:, width + i], rtol=1e-4, atol=1e-5)
 
 
