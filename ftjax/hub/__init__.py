@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -161,12 +162,15 @@ def _load(
 
 def _random(model: Transformer, dtype: Any, seed: int, sharding: Any) -> Any:
     """New parameters; each device makes its own part of them."""
+    make = _maker(model, dtype)
+    if sharding:
+        make = jax.jit(make, out_shardings=tree.map_paths(lambda path, x: sharding(path, x.shape), abstract(model)))
+    return make(jax.random.key(seed))
 
-    def make(key: jax.Array) -> Any:
-        return jax.tree.map(lambda x: x.astype(dtype or x.dtype), new_params(model, key))
 
-    places = sharding and tree.map_paths(lambda path, x: sharding(path, x.shape), abstract(model))
-    return jax.jit(make, out_shardings=places)(jax.random.key(seed))
+@functools.lru_cache(maxsize=8)  # a run is built more than once: to train it, to evaluate it
+def _maker(model: Transformer, dtype: Any) -> Callable[[jax.Array], Any]:
+    return jax.jit(lambda key: jax.tree.map(lambda x: x.astype(dtype or x.dtype), new_params(model, key)))
 
 
 def save(

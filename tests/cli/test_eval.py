@@ -10,7 +10,13 @@ from ftjax.train.evaluate import Evaluator
 
 CONFIG = "--config=configs/default.py:model=nano-gpt,task=vowels,method=head"
 REVERSE = CONFIG.replace("task=vowels,method=head", "task=reverse")
-SMALL = {"task.train_size": 8, "task.validation_size": 8, "task.max_length": 40, "eval_batch_size": 8}
+SMALL = {
+    "task.train_size": 8,
+    "task.validation_size": 8,
+    "task.max_length": 40,
+    "eval_batch_size": 8,
+    "model.layers": (0,),
+}
 FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
 
 

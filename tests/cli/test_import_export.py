@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import peft
 import pytest
@@ -106,7 +106,7 @@ def test_a_run_of_a_lora(base, adapter, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(model)
 
     assert export(run, tmp_path / "hf", "hf") == 0
-    logits = parts.model.apply(
+    logits = jax.jit(parts.model.apply)(
         {"params": params, "adapters": ftjax.load_adapter(folder, parts.model, params)}, IDS
     ).logits
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
@@ -130,7 +130,7 @@ def test_a_run_of_a_classifier(base, adapter, tmp_path, capsys):
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")
     with torch.no_grad():
         theirs = merged(torch.tensor(IDS)).logits.numpy()
-    mine = parts.model.apply(parts.variables, jnp.asarray(IDS)).logits
+    mine = jax.jit(parts.model.apply)(parts.variables, IDS).logits
     np.testing.assert_allclose(theirs, mine, rtol=0, atol=1e-5 * np.abs(mine).max())
     assert merged.config.id2label[0] == parts.task.classes(load_run(run)[0].task)[0]
 

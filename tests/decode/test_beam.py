@@ -1,6 +1,7 @@
 """Beam search finds what transformers' finds, and by LoRA's rule what a slow reading of it finds."""
 
 import math
+from itertools import cycle
 
 import jax
 import numpy as np
@@ -23,7 +24,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(  # each case on one of the models
+    ("twins", "case"), zip(cycle(("gpt2", "llama")), CASES.values()), indirect=["twins"], ids=CASES
+)
 def test_transformers_finds_the_same(case, twins, prompts, their_answer):
     torch_model, model, params = twins
     ends = np.atleast_1d(case["eos_token_id"]).tolist()
@@ -35,6 +38,7 @@ def test_transformers_finds_the_same(case, twins, prompts, their_answer):
     assert ((ours.lengths < NEW) <= ended).all() and (ended.any() or len(ends) == 1)
 
 
+@pytest.mark.parametrize("twins", ["llama"], indirect=True)
 def test_one_token_of_more_beams_than_the_prompt_is_long(twins, prompts, their_answer):
     torch_model, model, params = twins
     options = dict(num_beams=T + 2, num_return_sequences=T + 2, eos_token_id=2)
@@ -68,11 +72,11 @@ def lora_beams(logits_of, prompt, ends, num_beams, length_penalty, ngram):
     return sorted(found, key=lambda pair: -pair[0])
 
 
-@pytest.mark.parametrize("options", [
-    dict(num_beams=4, length_penalty=0.8, no_repeat_ngram_size=2),
-    dict(num_beams=3, length_penalty=-0.5, no_repeat_ngram_size=1),
-    dict(num_beams=1),
-])  # fmt: skip
+@pytest.mark.parametrize(("twins", "options"), [
+    ("gpt2", dict(num_beams=4, length_penalty=0.8, no_repeat_ngram_size=2)),
+    ("llama", dict(num_beams=3, length_penalty=-0.5, no_repeat_ngram_size=1)),
+    ("gpt2", dict(num_beams=1)),
+], indirect=["twins"])  # fmt: skip
 def test_the_rule_of_lora(options, twins, prompts):
     _, model, params = twins
     apply = jax.jit(lambda ids, mask: model.apply({"params": params}, ids, mask).logits)

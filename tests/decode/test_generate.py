@@ -123,9 +123,10 @@ def test_adapters():
         ftjax.generate(model, params, ids, mask, adapters=adapters, max_new_tokens=26)
 
 
-@pytest.mark.parametrize("options", [
-    {}, dict(repetition_penalty=1.8, no_repeat_ngram_size=2), dict(min_new_tokens=5, repetition_penalty=0.8),
-])  # fmt: skip
+@pytest.mark.parametrize(("twins", "options"), [
+    ("llama", {}), ("gpt2", dict(repetition_penalty=1.8, no_repeat_ngram_size=2)),
+    ("llama", dict(min_new_tokens=5, repetition_penalty=0.8)),
+], indirect=["twins"])  # fmt: skip
 def test_transformers_generates_the_same(options, twins, prompts, their_answer):
     torch_model, model, params = twins
     theirs, _ = their_answer(torch_model, eos_token_id=[2, 11], **options)

@@ -28,6 +28,7 @@ def test_where_a_string_ends_a_text():
         Stops([""], "".join)
 
 
+@pytest.mark.parametrize("twins", ["gpt2"], indirect=True)
 def test_stop_strings_end_a_row(twins, prompts, monkeypatch):
     _, model, params = twins
     monkeypatch.setattr("ftjax.decode.generate.BETWEEN_LOOKS", 3)
@@ -50,6 +51,7 @@ def test_stop_strings_end_a_row(twins, prompts, monkeypatch):
         continuations(model, params, *prompts, stops=stops, max_new_tokens=NEW, num_beams=2)
 
 
+@pytest.mark.parametrize("twins", ["llama"], indirect=True)
 def test_a_stream_is_the_text(twins, prompts):
     _, model, params = twins
     prompt = prompts[0][:1]
@@ -71,6 +73,7 @@ def test_text_goes_on_from_a_token():
     assert Stops([" a"], lambda tokens: " ".join(tokens)).behind("x").length(["b", "a", "b"]) == 2
 
 
+@pytest.mark.parametrize("twins", ["llama"], indirect=True)
 def test_a_stream_is_of_one_sequence(twins):
     for options in (dict(num_beams=2), dict(do_sample=True, num_return_sequences=2)):
         with pytest.raises(UserError, match="only one sequence"):

@@ -44,6 +44,7 @@ def configure(folder):
 
     def get(distill="token", method="full", task="lm", **fields):
         default = get_config(f"model={folder / 'student'},task={task},method={method},distill={distill},optimizer=sgd")
+        default.data.buckets = 1  # a shape is a program
         config = default.copy_and_resolve_references()
         files = {f"task.files.{split}": str(folder / f"{task}-{split}.jsonl") for split in ("train", "validation")}
         common = {"task.max_length": 32, "batch_size": 4, "steps": 3, "eval_every": 3, "log_every": 1,

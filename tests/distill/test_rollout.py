@@ -22,7 +22,7 @@ from ftjax.train.rollout import Rollout
 def log_probs(model, variables, batch):
     """Of the labels, `[B, M]`, 0 where none, by the plain forward pass."""
     ids = {name: jnp.asarray(x) for name, x in batch.items() if name.endswith("_ids")}
-    logits = model.apply(variables, ids.pop("input_ids"), **ids).logits
+    logits = jax.jit(model.apply)(variables, ids.pop("input_ids"), **ids).logits
     at = jnp.take_along_axis(logits, jnp.asarray(batch["label_positions"])[..., None], 1)
     labels = np.maximum(batch["labels"], 0)
     found = jnp.take_along_axis(jax.nn.log_softmax(at), labels[..., None], -1)[..., 0]
@@ -138,8 +138,8 @@ def test_policy_gradient_by_hand(make):
         picked = [(0, 1, 4, 0.5), (0, 2, 5, 0.5), (0, 3, 6, 0.5), (1, 2, 7, -0.5), (1, 3, 8, -0.5)]
         return -sum(advantage * logits[b, t, token] for b, t, token, advantage in picked)
 
-    value, grads = jax.value_and_grad(lambda params: run({"params": params}, batch, None).loss)(params)
-    wanted, theirs = jax.value_and_grad(by_hand)(params)
+    value, grads = jax.jit(jax.value_and_grad(lambda params: run({"params": params}, batch, None).loss))(params)
+    wanted, theirs = jax.jit(jax.value_and_grad(by_hand))(params)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     for path, g in tree.flatten(theirs).items():
         np.testing.assert_allclose(tree.flatten(grads)[path], g, rtol=1e-4, atol=1e-5, err_msg=path)

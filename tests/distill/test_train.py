@@ -80,7 +80,7 @@ def test_a_step_by_hand(configure, live, tmp_path):
         kl = jnp.where(real, jnp.sum(p * (jnp.log(p) - q), -1), 0).sum()
         return (0.3 * 4 * kl + 0.7 * cross_entropy(s, batch["labels"])[1].sum()) / real.sum()
 
-    value, grads = jax.value_and_grad(loss)(parts.variables["params"])
+    value, grads = jax.jit(jax.value_and_grad(loss))(parts.variables["params"])
     train(config, default, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), [value], rtol=1e-5)
     trained = tree.flatten(parts.variables["params"] | {})

@@ -1,5 +1,6 @@
 """T5, BART and mBART give the numbers of transformers, and go back to it bit for bit."""
 
+import functools
 import json
 import shutil
 
@@ -78,8 +79,9 @@ def close(mine, reference, tolerance=1e-5):
 def test_numbers_and_export(saved, name, tmp_path):
     torch_model, folder = saved(name)
     model, params = ftjax.load(folder)
-    out = model.apply({"params": params}, TARGETS, TARGET_MASK, **SOURCE, output_hidden_states=True)
-    encoded = model.apply({"params": params}, IDS, MASK, output_hidden_states=True, method="encode")
+    run = functools.partial(model.apply, output_hidden_states=True)
+    out = jax.jit(run)({"params": params}, TARGETS, TARGET_MASK, **SOURCE)
+    encoded = jax.jit(functools.partial(run, method="encode"))({"params": params}, IDS, MASK)
     with torch.no_grad():
         reference = theirs(torch_model)
     close(np.asarray(out.hidden_states)[:, REAL], np.stack(reference.decoder_hidden_states)[:, REAL])
@@ -125,12 +127,11 @@ def test_gradients(saved, name):
 def test_cached_decoding_is_the_full_forward(saved, name):
     _, folder = saved(name)
     model, params = ftjax.load(folder)
-    apply = lambda *args, **options: model.apply({"params": params}, *args, method="hidden", **options)  # noqa: E731
+    apply = functools.partial(jax.jit(functools.partial(model.apply, method="hidden")), {"params": params})
     whole = apply(TARGETS, **SOURCE).last_hidden
     cache = apply(TARGETS[:, :1], **SOURCE, cache=empty_cache(model.cfg, 3, 9, 12)).cache
-    step = jax.jit(lambda ids, at, cache: apply(ids, position_ids=at, cache=cache))
     for i in range(1, 9):
-        out = step(TARGETS[:, i : i + 1], jnp.full((3, 1), i), cache)
+        out = apply(TARGETS[:, i : i + 1], position_ids=jnp.full((3, 1), i), cache=cache)
         cache = out.cache
         np.testing.assert_allclose(out.last_hidden[:, 0], whole[:, i], rtol=1e-4, atol=1e-5)
 

@@ -215,7 +215,7 @@ def test_settings_that_do_not_do(tmp_path):
 def folder(tmp_path_factory, make):
     """A tiny GPT-2 with `byte_tokenizer`, ChatML its template, and conversations to train on."""
     folder = tmp_path_factory.mktemp("chat")
-    made = make("gpt2", vocab_size=260, max_positions=128)
+    made = make("gpt2", vocab_size=260, max_positions=128, num_layers=1)
     ftjax.save(folder, made.model, made.params)
     byte_tokenizer(TEMPLATES["chatml"]).save_pretrained(folder)
     roles = lambda chat: [{"role": role, "content": text} for role, text in chat.messages]  # noqa: E731
@@ -267,7 +267,7 @@ def test_instructions_of_others_as_conversations(tmp_path, capsys):
         ("instructions", file, ("task.max_train_rows=40", "task.max_eval_rows=8", "generate.examples=2")),
     ):
         fields = (f"task.files.train={files}", f"task.files.validation={files}", "steps=3", "task.max_length=256",
-                  "data.overlong=truncate", "batch_size=4", *more)  # fmt: skip
+                  "data.overlong=truncate", "batch_size=4", "model.layers=(0,)", *more)  # fmt: skip
         config = f"--config=configs/default.py:model=nano-gpt,task={task},method=lora"
         flags = [config, f"--workdir={tmp_path / task}", *(f"--config.{field}" for field in fields)]
         assert main(["train", *flags]) == 0, capsys.readouterr().err

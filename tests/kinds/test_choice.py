@@ -197,7 +197,7 @@ def test_an_encoder_decoder(make, prepare, gpt, tmp_path):
     source = np.asarray([tokenizer(ROWS[0]["prompt"])["input_ids"]])
     target = tokenizer("a mat")["input_ids"]
     start = np.asarray([[0, *target[:-1]]])
-    logits = made.model.apply({"params": made.params}, start, encoder_input_ids=source).logits[0]
+    logits = jax.jit(made.model.apply)({"params": made.params}, start, encoder_input_ids=source).logits[0]
     log_p = jax.nn.log_softmax(logits)[np.arange(len(target)), np.asarray(target)]
     np.testing.assert_allclose(row["scores"][0], log_p.mean(), rtol=1e-4)
     assert len(row["scores"]) == 3

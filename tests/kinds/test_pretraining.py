@@ -42,8 +42,8 @@ from ftjax.train.step import init_state, make_step
 TEXT = "the cat sat on a mat and Anna ran home to Rome by the sea where did Bob run again in Oslo"
 WORDS = TEXT.split()
 LENGTH, NONE = 24, dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 2, "dropout_rate": 0.0}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1, "dropout_rate": 0.0}
 CONFIGS = {  # objective -> (the tokenizer's kind, config.json)
     "mlm": ("wordpiece", {"model_type": "bert", "architectures": ["BertForMaskedLM"], **SIZES, **NONE}),
     "nsp": ("wordpiece", {"model_type": "bert", "architectures": ["BertForPreTraining"], **SIZES, **NONE}),
@@ -142,8 +142,8 @@ def test_a_run_from_scratch(configure, runs, objective):
     still = {path for path, x in read_best(workdir).items() if np.array_equal(x, first[path])}
     assert {path for path in still if not path.endswith("attn/k/bias")} == set()  # which no softmax sees
     assert read_best(workdir).keys() == first.keys()
-    value, again = (evaluate_split(f, parts, "validation")[0] for _ in range(2))
-    assert value == again and value["loss"] == pytest.approx(result["best"]["value"], rel=1e-5)
+    value, _ = evaluate_split(f, parts, "validation")  # its draws are those of the run's own evaluation
+    assert value["loss"] == pytest.approx(result["best"]["value"], rel=1e-5)
 
 
 def test_a_run_that_lost_its_end_ends_as_before(configure, runs, tmp_path, capfd):
@@ -196,7 +196,7 @@ def test_the_discriminator_and_its_generator_in_transformers(runs, tmp_path):
         with torch.no_grad():
             expected = theirs(torch.from_numpy(ids)).logits.numpy()
         model, mine = made[name]
-        np.testing.assert_allclose(model.apply({"params": mine}, ids).logits, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(jax.jit(model.apply)({"params": mine}, ids).logits, expected, rtol=1e-4, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "generator").mask_token == "[MASK]"
 
 
@@ -205,8 +205,8 @@ def test_work_of_a_generator(configure):
     parts = build(f)
     b, t, d, e, ffn, own = 2, 8, 16, 12, 24, 8  # a generator of one head
     layer = 4 * d * d + 2 * d * ffn
-    body = 2 * (b * t) * (e * d + 2 * layer + d * d + d) + 2 * 4 * b * t * t * d  # with the head, a score a token
-    small = 2 * (b * t) * (e * own + 2 * (4 * own * own + 2 * own * ffn // 4)) + 2 * 4 * b * t * t * own
+    body = 2 * (b * t) * (e * d + layer + d * d + d) + 4 * b * t * t * d  # with the head, a score a token
+    small = 2 * (b * t) * (e * own + 4 * own * own + 2 * own * ffn // 4) + 4 * b * t * t * own
     small += 2 * b * own * e  # the transform: places that the objective draws are not counted
     assert step_flops(parts.model.cfg, parts.labels, parts.variables, {}, b, t) == 3 * (body + small)
 

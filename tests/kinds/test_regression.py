@@ -18,7 +18,7 @@ PAIRS = [{"sentence1": a, "sentence2": b, "score": 5 - i / 2} for i, (a, b) in e
     ("regression", "full", ROWS, ["pearson", "spearman"]), ("stsb", "head", PAIRS, ["spearman", "pearson"]),
 ])  # fmt: skip
 def test_a_run(configure, tmp_path, task, rows, metrics, method):
-    config, default = configure(task, method, rows, rows, **{"data.buckets": 1})
+    config, default = configure(task, method, rows, rows)
     result = train(config, default, tmp_path / "run")
     assert result["metrics"].keys() == {"loss", *metrics} and result["best"]["metric"] == metrics[0]
     f, parts = load_run(tmp_path / "run")

@@ -26,14 +26,14 @@ ROWS = [("ab cd", "dc ba"), ("a", "a"), ("hgfe dcba", "ab"), ("b b", "h g f e d"
 FAMILIES = {
     "t5": lambda size: hf.T5ForConditionalGeneration(
         hf.T5Config(
-            vocab_size=size, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2,
+            vocab_size=size, d_model=16, d_kv=6, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2,
             relative_attention_num_buckets=8, relative_attention_max_distance=10, pad_token_id=0, eos_token_id=1,
             decoder_start_token_id=0, dropout_rate=0.0,
         )
     ),
     "bart": lambda size: hf.BartForConditionalGeneration(
         hf.BartConfig(
-            vocab_size=size, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+            vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
             decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=80,
             pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None,
             dropout=0.0,
@@ -70,7 +70,7 @@ def encoded_rows(folder, max_length=30, **how):
     return encode_seq2seq(texts, tokenizer, start, Collector(max_length, **how)), tokenizer, start
 
 
-@pytest.mark.parametrize(("layout", "side"), [("packed", "right"), ("packed", "left"), ("buckets", "left")])
+@pytest.mark.parametrize(("layout", "side"), [("packed", "left"), ("buckets", "right")])
 def test_the_loss_is_that_of_transformers(folder, layout, side):
     encoded, tokenizer, _ = encoded_rows(folder)
     model, params = ftjax.load(folder, head="lm")

@@ -219,7 +219,7 @@ def test_a_run(configure, tmp_path, task, method):
 def test_padding_changes_nothing(prepare):
     made = []
     for side in ("right", "left"):
-        f, parts = prepare("qa", "full", ROWS, ROWS, **FIELDS, **{"data.pad_side": side, "data.buckets": 1})
+        f, parts = prepare("qa", "full", ROWS, ROWS, **FIELDS, **{"data.pad_side": side})
         made.append(evaluate_split(f, parts, "validation"))
     assert made[0] == made[1] and len(load_data(f, parts, "validation", training=False).encoded) > len(ROWS)
     rows = made[0][1]
@@ -239,7 +239,7 @@ SOFT = {
 def test_predictions_by_hand(prepare, forward, method, side):
     rows = [{**row, "context": row["context"].split(" . ")[0]} for row in ROWS if row["answers"]][1:]
     rows = [{**row, "answers": [{"text": row["context"], "answer_start": 0}]} for row in rows]
-    more = {"data.pad_side": side, "data.buckets": 1, "task.max_length": 48}  # one window each
+    more = {"data.pad_side": side, "task.max_length": 48}  # one window each
     f, parts = prepare("qa", method, rows, rows, **FIELDS | SOFT[method] | more)
     _, found = evaluate_split(f, parts, "validation")
     assert len(load_data(f, parts, "validation", training=False).encoded) == len(rows)

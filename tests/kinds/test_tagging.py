@@ -151,7 +151,8 @@ LAYOUTS = [("packed", "right"), ("buckets", "right"), ("buckets", "left"), ("pac
 def test_packing_and_padding_change_nothing(prepare):
     made = []
     for layout, side in LAYOUTS:
-        f, parts = prepare("tagging", "full", ROWS, ROWS, **{"data.layout": layout, "data.pad_side": side})
+        laid = {"data.layout": layout, "data.pad_side": side, "data.buckets": 2}
+        f, parts = prepare("tagging", "full", ROWS, ROWS, **laid)
         made.append(evaluate_split(f, parts, "validation"))
     (first, rows), *others = made
     assert len(rows) == 6 and len({tag for row in rows for tag in row["prediction"]}) > 2

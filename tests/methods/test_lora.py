@@ -237,7 +237,7 @@ def test_dora_of_the_embedding_is_pefts(pair, head):
         logits = pair.model.apply({"params": pair.params, "adapters": adapters}, pair.ids).logits
         return jnp.sum(logits**2), logits
 
-    grads, logits = jax.grad(total, has_aux=True)(pair.adapters)
+    grads, logits = jax.jit(jax.grad(total, has_aux=True))(pair.adapters)
     theirs = in_torch(pair, pair.theirs)
     pair.theirs.zero_grad()
     (theirs**2).sum().backward()
@@ -265,7 +265,9 @@ def test_the_embedding_of_other_shapes_merges(make, randomised, shape, fields):
     adapters = randomised(method.init(context_of(made, ()), cfg, jax.random.key(0)))
     ids = jnp.asarray([[3, 9, 4, 1]])
     inputs = {"encoder_input_ids": ids + 1} if made.cfg.encoder else {}
-    run = lambda params, adapters: made.model.apply({"params": params, "adapters": adapters}, ids, **inputs).logits  # noqa: E731
+    run = jax.jit(
+        lambda params, adapters: made.model.apply({"params": params, "adapters": adapters}, ids, **inputs).logits
+    )
     live = run(made.params, method.expand(adapters, made.params))
     np.testing.assert_allclose(run(method.merge(made.params, adapters), {}), live, rtol=1e-4, atol=1e-5)
     assert np.abs(live - run(made.params, {})).max() > 1e-2

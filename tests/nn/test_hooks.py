@@ -192,12 +192,13 @@ def test_a_prefix_of_cached_keys_is_those_tokens(make, name):
     """Tokens seen before, their keys and values given as a prefix, positions shifted: prefix tuning's definition."""
     made, before = make(name, scan_unroll=1), jnp.array([[4, 9, 1]])
     variables = {"params": made.params}
-    cache = made.model.apply(variables, before, cache=empty_cache(made.cfg, 1, 3)).cache
+    apply = jax.jit(made.model.apply)
+    cache = apply(variables, before, cache=empty_cache(made.cfg, 1, 3)).cache
     keys, values = cache.kv
     k, v = keys[:, 0].transpose(0, 3, 1, 2), values[:, 0].swapaxes(1, 2)
     adapters = place({"layers/attn": Prefix(k, v), "": Shift(jnp.full((), 3))}, "toy")
-    whole = made.model.apply(variables, jnp.concatenate([before, IDS[:1]], 1)).logits[:, 3:]
-    out = made.model.apply({**variables, "adapters": adapters}, IDS[:1]).logits
+    whole = apply(variables, jnp.concatenate([before, IDS[:1]], 1)).logits[:, 3:]
+    out = apply({**variables, "adapters": adapters}, IDS[:1]).logits
     np.testing.assert_allclose(out, whole, rtol=1e-4, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import transformers as hf
 
 import ftjax
 
-SIZES = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=50)
+SIZES = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=50)
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def name(request):
 def made(make, name):
     """(case, objective, variables)."""
     case = CASES[name]
-    made = make("bert", **case.model)
+    made = make("bert", **case.model, num_layers=1)
     params = made.params
     if name == "softmax":
         params = with_pair_classifier(params, 16, 3, jax.random.key(0), std=0.4)
@@ -155,7 +155,7 @@ def test_empty_rows_give_zero_and_no_nan(made, name):
 
 def test_dropout_only_with_a_key(make, name):
     case = CASES[name]
-    made = make("bert", **case.model, hidden_dropout=0.3)
+    made = make("bert", **case.model, num_layers=1, hidden_dropout=0.3)
     params = with_pair_classifier(made.params, 16, 3, jax.random.key(0), std=0.4)
     objective, batch = case.objective(made.model), lay(case, [0, 1, 2])
     run = jax.jit(lambda key: objective.loss({"params": params, "adapters": {}}, batch, key).loss)

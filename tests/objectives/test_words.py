@@ -74,7 +74,7 @@ def test_a_causal_model_answers_after_its_last_token(make, full, side):
     found = label_words(made.model, words=[[8], [2]]).outputs(variables, batch)["logits"]
     for i in range(B):
         alone = batch["input_ids"][i : i + 1, first[i] : first[i] + lengths[i]]
-        logits = made.model.apply(variables, alone).logits[0, -1]
+        logits = jax.jit(made.model.apply)(variables, alone).logits[0, -1]
         np.testing.assert_allclose(found[i], logits[jnp.array([8, 2])], rtol=1e-4, atol=1e-5)
 
 

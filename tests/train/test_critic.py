@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -77,7 +78,7 @@ def test_a_model_directory_is_a_critic(folder, run):
     model, params = ftjax.load(folder / "classifier")
     tokenizer = ftjax.hub.tokenizer(folder / "classifier")
     ids = [tokenizer("\n".join([PAIRS[0][0], PAIRS[0][1].strip()]))["input_ids"] + [tokenizer.eos_token_id]]
-    out = np.asarray(model.apply({"params": params}, np.asarray(ids)).logits, np.float64)[0]
+    out = np.asarray(jax.jit(model.apply)({"params": params}, np.asarray(ids)).logits, np.float64)[0]
     assert ratings[0][0] == pytest.approx(1 / (1 + math.exp(out[0] - out[1])), abs=1e-5)
 
 
