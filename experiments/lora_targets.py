@@ -9,7 +9,7 @@ well as any one.
     ftjax table --workdir=runs/lora_targets --output=experiments/results/lora_targets.md
 
 nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answering the commonest count scores 43%.
-14 runs of 300 steps, two seeds: found, one matrix 85 to 88, two 89 and 91, all four 90, Wq the worst. small and
+14 runs of 300 steps, two seeds: found, one matrix 85 to 88, two 89 and 91, all four 90. small and
 paper as in lora_rank.py.
 """
 

@@ -1,7 +1,7 @@
 """Files that are whole or absent, in folders of this machine and in buckets.
 
 A bucket's path (`gs://bucket/...`) is one of etils.epath, which has of pathlib's methods those that runs' folders need.
-What such a place can not or does otherwise is here: nothing there is renamed or appended to, there are no folders to
+What such a place cannot or does otherwise is here: nothing there is renamed or appended to, there are no folders to
 make, and an object is whole or absent by itself.
 """
 
@@ -9,10 +9,12 @@ import contextlib
 import errno
 import importlib.util
 import json
+import logging
 import math
 import os
 import re
 import shutil
+import socket
 import tempfile
 import time
 import weakref
@@ -25,6 +27,7 @@ from ftjax.errors import UserError
 BUCKETS = "gs://"
 SEEN = 30.0  # seconds after which what grows is to be seen in a bucket
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def as_path(text: str) -> Path:
@@ -40,7 +43,8 @@ def as_path(text: str) -> Path:
     from etils import epath
     from fsspec.config import conf
 
-    conf["gcs"] = {"use_listings_cache": False}  # other machines write there too
+    conf.setdefault("gcs", {})["use_listings_cache"] = False  # other machines write there too
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # zonal buckets have no creation if absent
     return cast(Path, epath.Path(text))
 
 
@@ -55,9 +59,12 @@ def absolute(path: Path) -> Path:
 
 
 def modified(path: Path) -> float:
-    """When it was last written, in seconds since 1970; of a bucket's, the whole seconds."""
-    found: Any = path.stat()
-    return found.mtime if in_bucket(path) else found.st_mtime
+    """When it was last written, in seconds since 1970."""
+    if in_bucket(path):
+        import fsspec
+
+        return fsspec.filesystem("gs").info(str(path))["mtime"].timestamp()
+    return path.stat().st_mtime
 
 
 def cache(name: str) -> Path:
@@ -67,11 +74,15 @@ def cache(name: str) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Writes to `path`; a UserError that names it where that cannot be."""
+    """Writes to `path`; a UserError that names it where that cannot be. What may pass (a lost connection) is raised as
+    it is."""
     try:
         yield
     except OSError as error:
-        why = "no such bucket" if in_bucket(path) and isinstance(error, FileNotFoundError) else error.strerror or error
+        refused = isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError)
+        if not refused and error.errno not in LASTING and not str(error).startswith("Forbidden"):  # as gcsfs says it
+            raise
+        why = error.strerror or error
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))  # as tensorstore says it
         if code is None:
@@ -128,10 +139,15 @@ def create(path: Path, text: str) -> bool:
     return True
 
 
+def _beside(path: Path) -> Path:
+    """A name that no other process has, be it of another machine on the same disk."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+
+
 @contextlib.contextmanager
 def _aside(path: Path, text: str) -> Iterator[Path]:
     """A file of this text beside `path`, which goes."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = _beside(path)
     try:
         aside.write_text(text)
         yield aside
@@ -174,7 +190,7 @@ class Growing:
         return path
 
     def copy(self, now: bool = True) -> None:
-        """Copies up what has grown; where not `now`, only once in a while.
+        """Copies up what has grown; where not `now`, only once in a while, and what fails later.
 
         Raises:
           UserError: a bucket that cannot be written to.
@@ -183,10 +199,17 @@ class Growing:
             return
         self._when = time.time()
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.stat().st_size != self._copied.get(path):
-                data, up = path.read_bytes(), self._up / path.relative_to(self.folder).as_posix()
+            if not path.is_file() or path.stat().st_size == self._copied.get(path):
+                continue
+            data, up = path.read_bytes(), self._up / path.relative_to(self.folder).as_posix()
+            try:
                 with writing(up):
                     up.write_bytes(data)
+            except (OSError, UserError) as error:
+                if now:
+                    raise
+                logging.warning("%s: not copied yet (%s)", up, error)
+            else:
                 self._copied[path] = len(data)
 
 
@@ -225,7 +248,7 @@ def whole(folder: Path) -> Iterator[Path]:
     if in_bucket(folder):
         raise UserError(f"{folder}: this goes to folders of this machine alone")
     folder = absolute(folder)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    aside = _beside(folder)
     try:
         aside.mkdir(parents=True)
         yield aside

@@ -127,7 +127,8 @@ def mounted(run: Run, bucket: str, mount: str) -> Run:
     folder = Path(inside(str(run.folder)))
     if not absolute(folder).is_relative_to(mount):
         raise UserError(f"--workdir must lie in {BUCKETS}{bucket}, or in --launch.mount={mount}, where that is seen")
-    return run._replace(flags=tuple(map(inside, run.flags)), folder=folder)
+    flags = (inside(flag) if flag.startswith("--workdir=") else flag for flag in run.flags)
+    return run._replace(flags=tuple(flags), folder=folder)
 
 
 def call(command: Sequence[str], told: str | None = None) -> str:

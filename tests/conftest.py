@@ -27,13 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from jax._src.interpreters import mlir
 
 from ftjax import tree
 from ftjax.models.transformer import Transformer, abstract
 from ftjax.nn.config import Config
-
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)  # one a program: 5 of the 30 ms that a small one takes
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)

@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 from ftjax.errors import RunError, UserError
+from ftjax.lean import hide_torch
 
 COMMANDS = {
     "train": "fine-tune a model: --config, --workdir",
@@ -30,12 +31,12 @@ COMMANDS = {
     "tokenizer": "learn a tokenizer from text: train --kind, --input, --vocab_size, --output",
 }
 
+BUCKET_CLIENTS = ("gcsfs", "google")  # whose errors, of credentials and of the network, are of types of their own
+
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of the console script; exits 0, 1 (the run failed), 2 (bad input), 143 (SIGTERM, all is saved)."""
-    # transformers and tensorboardX would import torch where it is installed: seconds a process, and nothing needs it
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of which one says that torch is missing
+    hide_torch()
     sys.exit(main(sys.argv[1:] if argv is None else argv))
 
 
@@ -50,8 +51,8 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         return _fail(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     logging.basicConfig(level=logging.WARNING, format="ftjax: %(message)s")
-    for talker in ("absl", "asyncio"):  # orbax tells of what it opens, and at length of errors that it raises
-        logging.getLogger(talker).setLevel(logging.CRITICAL)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every folder that it opens
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # at length, of errors of orbax's that are raised as well
     sys.path.insert(0, os.getcwd())  # `configs` is a package of the folder that one runs from
     command = importlib.import_module(f"ftjax.cli.{name.replace('-', '_')}")
     values = flags.FlagValues()
@@ -76,6 +77,11 @@ def main(argv: list[str]) -> int:
     except RunError as error:
         print(f"ftjax: {error}", file=sys.stderr)
         return error.code
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in BUCKET_CLIENTS:
+            raise
+        _fail(f"the bucket cannot be reached: {error}")
+        return 1
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ftjax.data.bad import BadRows
 from ftjax.errors import UserError
+from ftjax.lean import show_torch
 
 csv.field_size_limit(2**31 - 1)  # a field may be a whole document
 
@@ -271,6 +272,7 @@ def load_hub(data: str, split: str) -> list[Row]:
     """
     import datasets  # costs a second, and local files do not need it
 
+    show_torch()  # it takes the name for the module
     name, _, configuration = data.partition(":")
     try:
         table = datasets.load_dataset(name, configuration or None, split=split)

@@ -17,7 +17,7 @@ from ftjax.decode.text import Stops
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer, shifted, sites
 from ftjax.nn.config import Config
-from ftjax.nn.core import FEW
+from ftjax.nn.core import few
 
 BETWEEN_LOOKS = 8  # tokens decoded before stop strings are looked for
 
@@ -78,7 +78,7 @@ def finish(asked: Request) -> Continuations:
     if not asked.options.beams:
         *_, last = pieces(asked, BETWEEN_LOOKS if any(asked.readers) else asked.new)
         return last
-    variables = for_steps(asked.model, asked.variables, 1, len(asked.examples) * asked.options.num_beams < FEW)
+    variables = for_steps(asked.model, asked.variables, 1, few(len(asked.examples) * asked.options.num_beams))
     tokens, scores = map(np.asarray, beam_search(
         asked.model, asked.variables, variables, asked.prompt, asked.pad, new=asked.new, options=asked.options,
         ends=asked.ends,
@@ -92,7 +92,7 @@ def pieces(asked: Request, every: int) -> Iterator[Continuations]:
     model, prompt, pad, new, options, ends = asked.model, asked.prompt, asked.pad, asked.new, asked.options, asked.ends
     n = options.num_return_sequences
     keys = row_keys(asked.seed, asked.examples, n)
-    variables = for_steps(model, asked.variables, n, len(keys) < FEW)
+    variables = for_steps(model, asked.variables, n, few(len(keys)))
     state = start(model, asked.variables, prompt, keys, pad, new=new, options=options, ends=ends)
     looked, lengths = 0, np.zeros(len(keys), int)  # 0: has not ended
     while looked < new and not lengths.all():

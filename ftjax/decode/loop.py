@@ -101,9 +101,9 @@ def row_keys(seed: int, examples: jax.Array, n: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("model", "n", "few"))
 def for_steps(model: Transformer, variables: Any, n: int, few: bool) -> Any:
     """The variables as the steps read them: per-example adapters for n rows an example and, where the layers are run
-    without a scan, each layer's parameters apart, and by their outputs where the queries of all rows are `few`: a step
-    then reads them in place, where a scan on CPU first copies every layer's slice (GPT-2 small: half the time a token,
-    for 8 s more of compilation)."""
+    without a scan, each layer's parameters apart: a step then reads them in place, where a scan on CPU first copies
+    every layer's slice (GPT-2 small: half the time a token, for 8 s more of compilation). Where all rows have `few`
+    queries, weights lie by their outputs."""
     if model.cfg.scan_unroll < 0:
         rows, params = model.cfg.rows, variables["params"]
         if few:

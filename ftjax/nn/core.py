@@ -39,14 +39,19 @@ def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-FEW = 64  # rows: below, a product is faster by outputs
+FEW = 64  # rows
+
+
+def few(rows: int) -> bool:
+    """Whether a product of so many rows is faster by outputs: on CPUs, below `FEW`."""
+    return rows < FEW and kernels.backend() == "cpu"
 
 
 def matmul_by_outputs(x: jax.Array, table: jax.Array, out_dtype: Any = None) -> jax.Array:
     """`[..., in]` by `[out, in]`, flattened to one matrix. Of `FEW` rows XLA's CPU backend multiplies at two to three
     times the rate if the weights lead; the barrier keeps it from turning the product around."""
     rows, dtype = x.reshape(-1, x.shape[-1]), out_dtype or x.dtype
-    if len(rows) < FEW and kernels.backend() == "cpu":
+    if few(len(rows)):
         y = jax.lax.optimization_barrier(jnp.matmul(table, rows.T, preferred_element_type=dtype)).T
     else:
         y = jnp.matmul(rows, table.T, preferred_element_type=dtype)

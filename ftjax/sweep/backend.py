@@ -1,5 +1,6 @@
 """Where attempts run: what a backend does, its fields, and the backend of this machine."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -122,7 +123,8 @@ class LocalJob:
     def state(self) -> State:
         """Never queued."""
         running = self._process.poll() is None
-        self._place.copy(now=not running)
+        with contextlib.suppress(OSError, UserError):  # the run's end is of more weight than its log
+            self._place.copy(now=not running)
         return "running" if running else "gone"
 
     def code(self) -> int | None:

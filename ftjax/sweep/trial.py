@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 import ftjax
 from ftjax.errors import UserError
 from ftjax.files import finite
+from ftjax.lean import show_torch
 from ftjax.train.fields import leaves
 
 ASSETS = Path(ftjax.__file__).parent / "assets"
@@ -115,6 +116,7 @@ def _import(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"ftjax_experiment_{Path(path).stem}", path)
     assert spec and spec.loader  # of a .py file there are
     module = importlib.util.module_from_spec(spec)
+    show_torch()
     try:
         spec.loader.exec_module(module)
     except UserError:

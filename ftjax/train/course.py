@@ -253,8 +253,10 @@ class Course:
 
     def close(self) -> None:
         """Waits for what is still being written."""
-        self.checkpoints.close()
-        self.log.close()
+        try:
+            self.checkpoints.close()
+        finally:
+            self.log.close()
 
 
 def _shared(variables: Tree, theirs: Tree, labels: Tree) -> Tree:

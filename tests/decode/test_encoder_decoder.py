@@ -45,9 +45,7 @@ def pair(request, tmp_path_factory):
     return theirs, *ftjax.load(folder, head="lm"), theirs.config.decoder_start_token_id
 
 
-@pytest.mark.parametrize(
-    ("pair", "options"), [("t5", CASES["beams"]), ("bart", CASES["greedy"])], indirect=["pair"], ids=["t5", "bart"]
-)
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_as_transformers(options, pair):
     theirs, model, params, first = pair
     mask = (np.arange(6) < np.array([[6], [3], [1]])).astype(np.int32)  # BART counts positions from the left

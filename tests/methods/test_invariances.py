@@ -12,6 +12,7 @@ from configs import method as configs
 from ftjax import methods, tree
 from ftjax.data.encoded import Encoded
 from ftjax.data.loader import Loader
+from ftjax.decode.loop import for_steps
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer, abstract, empty_cache, sites
 from ftjax.nn.layers import cut
@@ -41,9 +42,10 @@ def test_padding_and_packing_do_not_change_the_loss(tune, case, shape, randomise
     variables, loss = active(tuned, randomised), causal_lm(tuned.made.model).loss
     texts = [wrapped(e, tuned.around) for e in examples(*TEXTS)]
     total = loss(variables, lay([[e] for e in texts], LENGTH)[0], None)
-    other = loss(variables, lay([texts[:2], texts[2:], []], LENGTH, "left")[0], None)
-    np.testing.assert_allclose(other.loss, total.loss, rtol=2e-5)
-    assert other.weight == total.weight
+    for rows in ([[e] for e in texts], [texts[:2], texts[2:], []])[case not in EVERYWHERE :]:
+        other = loss(variables, lay(rows, LENGTH, "left")[0], None)
+        np.testing.assert_allclose(other.loss, total.loss, rtol=2e-5)
+        assert other.weight == total.weight
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ def test_gradients_do_not_see_padding_packing_or_micro_batches(tune, case, rando
     texts = [wrapped(e, tuned.around) for e in examples(*TEXTS)]
     one = [[e] for e in texts]
     reference, _ = descended(tuned, train, frozen, lay(one, LENGTH)[0])
-    packed, _ = lay([texts[:2], texts[2:], []], LENGTH, "left")
-    close(descended(tuned, train, frozen, packed)[0], reference, 1e-4, 1e-5)
+    for rows in (one, [texts[:2], texts[2:], []]):
+        close(descended(tuned, train, frozen, lay(rows, LENGTH, "left")[0])[0], reference, 1e-4, 1e-5)
     tx = optax.sgd(1.0)
     step = jax.jit(make_step(tuned.loss, tx, micro_batches=3))
     state, _ = step(init_state(train, tx), frozen, lay(one, LENGTH)[0], jax.random.key(0))
@@ -106,10 +108,10 @@ def test_scanned_unrolled_and_rematerialised_alike(tune, case, randomised, close
     close(gradient(scan_unroll=1, remat=True), reference, 1e-4, 1e-5)
 
 
-DECODED = ["houlsby", "prompt", "llama_adapter", "prefix+lora+ia3"]
+DECODED = ["houlsby", "prompt", "llama_adapter", "prefix+lora+ia3", "dora"]
 
 
-@pytest.mark.parametrize(("case", "name"), list(zip(DECODED, ["gpt2", "llama", "llama", "gpt2"])))
+@pytest.mark.parametrize(("case", "name"), list(zip(DECODED, ["gpt2", "llama", "llama", "gpt2", "llama"])))
 def test_cached_decoding_is_the_full_forward(tune, case, name, randomised):
     tuned = tune(case, name, "lm")
     model, variables = tuned.made.model, active(tuned, randomised)
@@ -125,9 +127,9 @@ def test_cached_decoding_is_the_full_forward(tune, case, name, randomised):
     whole = apply(variables, np.concatenate([ids, rest], 1), np.concatenate([mask, np.ones_like(rest)], 1)).last_hidden
     out = apply(variables, ids, mask, cache=empty_cache(model.cfg, 2, width + 2))
     np.testing.assert_allclose(out.last_hidden[mask != 0], whole[:, :width][mask != 0], rtol=1e-4, atol=1e-5)
-    for i in range(2):
+    for i, read in enumerate((variables, for_steps(model, variables, 1, few=True))):
         at = mask.sum(1, keepdims=True) + i
-        out = apply(variables, rest[:, i : i + 1], position_ids=jnp.asarray(at), cache=out.cache)
+        out = apply(read, rest[:, i : i + 1], position_ids=jnp.asarray(at), cache=out.cache)
         np.testing.assert_allclose(out.last_hidden[:, 0], whole[:, width + i], rtol=1e-4, atol=1e-5)
 
 
