@@ -25,7 +25,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(  # each case on one of the models
-    ("twins", "case"), zip(cycle(("gpt2", "llama")), CASES.values()), indirect=["twins"], ids=CASES
+    ("twins", "case"), list(zip(cycle(("gpt2", "llama")), CASES.values())), indirect=["twins"], ids=CASES
 )
 def test_transformers_finds_the_same(case, twins, prompts, their_answer):
     torch_model, model, params = twins
