@@ -82,7 +82,8 @@ def writing(path: Path) -> Iterator[None]:
         refused = isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError)
         if not refused and error.errno not in LASTING and not str(error).startswith("Forbidden"):  # as gcsfs says it
             raise
-        why = error.strerror or error
+        absent = in_bucket(path) and isinstance(error, FileNotFoundError) and error.errno is None
+        why = "no such bucket" if absent else error.strerror or error
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))  # as tensorstore says it
         if code is None:

@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         return _fail(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     logging.basicConfig(level=logging.WARNING, format="ftjax: %(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every folder that it opens
+    logging.getLogger("absl").addFilter(_is_news)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # at length, of errors of orbax's that are raised as well
     sys.path.insert(0, os.getcwd())  # `configs` is a package of the folder that one runs from
     command = importlib.import_module(f"ftjax.cli.{name.replace('-', '_')}")
@@ -83,6 +84,11 @@ def main(argv: list[str]) -> int:
         _fail(f"the bucket cannot be reached: {error}")
         return 1
     return 0
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what orbax tells of errors, with their traces, that it raises as well."""
+    return not record.exc_info
 
 
 def _from_config(error: BaseException) -> bool:
