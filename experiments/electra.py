@@ -19,6 +19,7 @@ nano: 20 runs of 60 steps after four of pretraining, four seeds of one pretraini
 estimate). No whole table was run yet.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from experiments.cells import Cells, Recipe, at_scale
 from experiments.commands import command
 from experiments.glue import GLUE, by_task
 from experiments.made import PEOPLE_FILES, TEXT_FILES, write_people
+from ftjax.files import write_json, write_text
+from ftjax.hub.files import ASSETS
 from ftjax.sweep import Trial
 
 COST = 1.08  # of a step of replaced words, in steps of masked ones
@@ -35,7 +38,7 @@ PRETRAIN: dict[str, Any] = {"batch_size": 32, "task.max_length": 64, "optimizer.
 ROWS = {"masked words": "mlm", "replaced words": "rtd"}
 NANO = {
     **PEOPLE_FILES, "task.max_train_rows": 96, "steps": 60, "eval_every": 60, "batch_size": 16, "task.max_length": 64,
-    "optimizer.learning_rate": 5e-4, "model.init": "random",
+    "optimizer.learning_rate": 5e-4, "model.init": "random", "model.path": "{prepared}/shape",
 }  # fmt: skip
 PAPER = {
     "epochs": 3.0, "batch_size": 32, "task.max_length": 128, "data.overlong": "truncate", "optimizer.warmup": 0.1,
@@ -86,15 +89,28 @@ def trials(scale: str) -> list[Trial]:
 paper = at_scale(SERIES, trials)
 
 
+def _write_shape(folder: Path) -> None:
+    """An ELECTRA of nano-bert's shape and tokenizer, without weights: a BERT has no head that tells replaced words."""
+    folder.mkdir(exist_ok=True)
+    config = json.loads((ASSETS / "nano-bert" / "config.json").read_text("utf-8"))
+    config |= {"model_type": "electra", "architectures": ["ElectraForPreTraining"]}
+    config["embedding_size"] = config["hidden_size"]
+    write_json(folder / "config.json", config)
+    for file in (ASSETS / "nano-bert").glob("tokenizer*"):
+        write_text(folder / file.name, file.read_text("utf-8"))
+
+
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:
     """The corpus and what is pretrained on it, for scale nano."""
     if scale != "nano":
         return
     write_people(folder)
+    _write_shape(folder / "shape")
     files = {name: path.format(prepared=folder) for name, path in TEXT_FILES.items()}
     for kind in ROWS.values():
         for steps in STEPS:
             count = round(steps / COST) if kind == "rtd" else steps
-            own = {**PRETRAIN, **files, "task.objective": kind, "model.init": "random", "steps": count, **fields}
+            own = {**PRETRAIN, **files, "task.objective": kind, "model.init": "random", "steps": count}
+            own |= {"model.path": str(folder / "shape"), **fields}
             own["eval_every"] = count
             command("train", "model=nano-bert,task=text,method=full", own, f"--workdir={folder / f'{kind}{steps}'}")
