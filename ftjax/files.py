@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import weakref
@@ -46,6 +47,16 @@ def as_path(text: str) -> Path:
     conf.setdefault("gcs", {})["use_listings_cache"] = False  # other machines write there too
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # zonal buckets have no creation if absent
     return cast(Path, epath.Path(text))
+
+
+def bucket_errors() -> tuple[type[Exception], ...]:
+    """What a bucket's client raises of credentials and the network, beside OSErrors; none before a bucket was asked."""
+    if "gcsfs" not in sys.modules:
+        return ()
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    return HttpError, GoogleAuthError
 
 
 def in_bucket(path: Path) -> bool:
@@ -206,7 +217,7 @@ class Growing:
             try:
                 with writing(up):
                     up.write_bytes(data)
-            except (OSError, UserError) as error:
+            except (OSError, UserError, *bucket_errors()) as error:
                 if now:
                     raise
                 logging.warning("%s: not copied yet (%s)", up, error)

@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 from ftjax.errors import RunError, UserError
+from ftjax.files import bucket_errors
 from ftjax.lean import hide_torch
 
 COMMANDS = {
@@ -30,8 +31,6 @@ COMMANDS = {
     "status": "a sweep's trials: --workdir",
     "tokenizer": "learn a tokenizer from text: train --kind, --input, --vocab_size, --output",
 }
-
-BUCKET_CLIENTS = ("gcsfs", "google")  # whose errors, of credentials and of the network, are of types of their own
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -78,9 +77,7 @@ def main(argv: list[str]) -> int:
     except RunError as error:
         print(f"ftjax: {error}", file=sys.stderr)
         return error.code
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in BUCKET_CLIENTS:
-            raise
+    except bucket_errors() as error:
         _fail(f"the bucket cannot be reached: {error}")
         return 1
     return 0

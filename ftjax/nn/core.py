@@ -48,8 +48,8 @@ def few(rows: int) -> bool:
 
 
 def matmul_by_outputs(x: jax.Array, table: jax.Array, out_dtype: Any = None) -> jax.Array:
-    """`[..., in]` by `[out, in]`, flattened to one matrix. Of `FEW` rows XLA's CPU backend multiplies at two to three
-    times the rate if the weights lead; the barrier keeps it from turning the product around."""
+    """`[..., in]` by `[out, in]`, flattened to one matrix. Below `FEW` rows XLA's CPU backend multiplies at two to
+    three times the rate if the weights lead; the barrier keeps it from turning the product around."""
     rows, dtype = x.reshape(-1, x.shape[-1]), out_dtype or x.dtype
     if few(len(rows)):
         y = jax.lax.optimization_barrier(jnp.matmul(table, rows.T, preferred_element_type=dtype)).T

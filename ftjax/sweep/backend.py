@@ -1,8 +1,8 @@
 """Where attempts run: what a backend does, its fields, and the backend of this machine."""
 
-import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 import shlex
 import signal
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from ftjax.errors import UserError
-from ftjax.files import Growing, cache, in_bucket
+from ftjax.files import Growing, bucket_errors, cache, in_bucket
 from ftjax.sweep.attempt import Attempt, with_process
 from ftjax.sweep.trial import Run
+
+_log = logging.getLogger(__name__)
 
 State = Literal["queued", "running", "gone"]
 T = TypeVar("T")
@@ -123,8 +125,10 @@ class LocalJob:
     def state(self) -> State:
         """Never queued."""
         running = self._process.poll() is None
-        with contextlib.suppress(OSError, UserError):  # the run's end is of more weight than its log
+        try:
             self._place.copy(now=not running)
+        except (OSError, UserError, *bucket_errors()) as error:  # the run's end is of more weight than its log
+            _log.warning("a log is not whole in the sweep's folder: %s", error)
         return "running" if running else "gone"
 
     def code(self) -> int | None:

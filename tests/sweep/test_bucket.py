@@ -207,3 +207,15 @@ def test_what_prepares_files_takes_a_folder(storage, bucket, write, capsys):
         file.write("\n\ndef prepare(scale, folder, fields):\n    pass\n")
     assert main(["sweep", path, f"--workdir={bucket}"]) == 2
     assert "prepares files" in capsys.readouterr().err and not names(storage, bucket)
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capsys):
+    importlib.import_module("gcsfs")
+    from google.auth.exceptions import DefaultCredentialsError
+
+    def asked(workdir):
+        raise DefaultCredentialsError("no credentials")
+
+    monkeypatch.setattr("ftjax.sweep.workdir.open_sweep", asked)
+    assert main(["status", "--workdir=gs://absent/x"]) == 1
+    assert capsys.readouterr().err == "ftjax: the bucket cannot be reached: no credentials\n"
