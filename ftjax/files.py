@@ -50,13 +50,14 @@ def as_path(text: str) -> Path:
 
 
 def bucket_errors() -> tuple[type[Exception], ...]:
-    """What a bucket's client raises of credentials and the network, beside OSErrors; none before a bucket was asked."""
+    """What a bucket's client raises of credentials and of the network; none before a bucket was asked."""
     if "gcsfs" not in sys.modules:
         return ()
+    from aiohttp import ClientError
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
 
-    return HttpError, GoogleAuthError
+    return ClientError, HttpError, GoogleAuthError
 
 
 def in_bucket(path: Path) -> bool:

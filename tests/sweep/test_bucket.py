@@ -209,13 +209,14 @@ def test_what_prepares_files_takes_a_folder(storage, bucket, write, capsys):
     assert "prepares files" in capsys.readouterr().err and not names(storage, bucket)
 
 
-def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize("kind", ["google.auth.exceptions.DefaultCredentialsError", "aiohttp.ClientOSError"])
+def test_a_bucket_that_cannot_be_reached_is_one_line(kind, monkeypatch, capsys):
     importlib.import_module("gcsfs")
-    from google.auth.exceptions import DefaultCredentialsError
+    module, _, name = kind.rpartition(".")
 
     def asked(workdir):
-        raise DefaultCredentialsError("no credentials")
+        raise getattr(importlib.import_module(module), name)("no way there")
 
     monkeypatch.setattr("ftjax.sweep.workdir.open_sweep", asked)
     assert main(["status", "--workdir=gs://absent/x"]) == 1
-    assert capsys.readouterr().err == "ftjax: the bucket cannot be reached: no credentials\n"
+    assert capsys.readouterr().err == "ftjax: the bucket cannot be reached: no way there\n"
