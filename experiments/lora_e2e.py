@@ -39,12 +39,12 @@ PAPER = {
     "generate.num_beams": 10, "generate.examples": 1000, "generate.max_new_tokens": 64, "task.eval_split": "test",
 }  # fmt: skip
 RECIPES = {
-    "nano": Recipe("model=nano-gpt,task=e2e", DESCRIPTIONS, range(2)),
+    "nano": Recipe("model=nano-gpt,task=e2e", {**DESCRIPTIONS, "steps": 400, "eval_every": 400}, range(2)),
     "small": Recipe("model=nano-gpt,task=e2e", SMALL, range(1)),
     "paper": Recipe("model=openai-community/gpt2-medium,task=e2e", PAPER, range(3)),
 }
 LARGE = {"model.path": "openai-community/gpt2-large"}
-RATES = {"full": 1e-3, "top_layers": 1e-3, "adapter": 3e-3, "prefix": 2e-3, "lora": 3e-3}  # nano, small
+RATES = {"full": 1e-3, "top_layers": 1e-3, "adapter": 1e-2, "prefix": 4e-3, "lora": 1e-2}  # nano, small
 LIN = {"method.kind": "lin"}
 LORA = {"method.rank": 4, "method.alpha": 32.0, "method.dropout": 0.1, "method.targets": ("attn/q", "attn/v")}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # row -> method, fields; sizes are GPT-2 medium's

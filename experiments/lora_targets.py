@@ -13,7 +13,8 @@ nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answeri
 paper as in lora_rank.py.
 """
 
-from experiments.lora_rank import RECIPES
+from experiments.cells import Cells
+from experiments.lora_rank import by_task, prepare  # noqa: F401
 from ftjax.sweep import Trial
 
 TARGETS = {
@@ -25,7 +26,7 @@ TARGETS = {
     "Wq, Wv r=4": (("attn/q", "attn/v"), 4),
     "all four r=2": (("attention",), 2),
 }
-ROW = "accuracy"
+ROW = "equal budget"
 
 percent = True
 paper = {
@@ -39,9 +40,8 @@ paper = {
 
 def trials(scale: str) -> list[Trial]:
     """Columns are the adapted matrices and their rank, as in the paper."""
-    axes, fields, seeds = RECIPES[scale]
-    return [
-        Trial(ROW, column, seed, axes, {**fields, "method.targets": targets, "method.rank": rank})
-        for seed in seeds
+    cells: Cells = {
+        (ROW, column): ("method=lora", {"method.targets": targets, "method.rank": rank})
         for column, (targets, rank) in TARGETS.items()
-    ]
+    }
+    return by_task(scale, cells)

@@ -57,7 +57,7 @@ def files(name: str) -> dict[str, Any]:
 
 RESTAURANTS, RESTAURANT_TEXTS, TEXT_FILES = files("restaurants"), files("restaurant-texts"), files("texts")
 DESCRIPTIONS = {  # of the runs that learn to describe them
-    **RESTAURANTS, "task.max_length": 256, "steps": 150, "eval_every": 150, "batch_size": 8, "generate.examples": 100,
+    **RESTAURANTS, "task.max_length": 256, "steps": 250, "eval_every": 250, "batch_size": 8, "generate.examples": 100,
 }  # fmt: skip
 PEOPLE_FILES = {**files("people"), "task.classes": tuple(PEOPLE)}
 NOUN_FILES = {

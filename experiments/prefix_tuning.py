@@ -46,14 +46,14 @@ FULL: dict[str, dict[str, Any]] = {
     "nano": {}, "small": {}, "paper": {"epochs": 10.0, "batch_size": 6, "optimizer.learning_rate": 1e-5},
 }  # fmt: skip
 PREFIX: dict[str, dict[str, Any]] = {
-    "nano": {"optimizer.learning_rate": 2e-3},
-    "small": {"optimizer.learning_rate": 2e-3},
+    "nano": {"optimizer.learning_rate": 4e-3},
+    "small": {"optimizer.learning_rate": 4e-3},
     "paper": {"epochs": 5.0, "batch_size": 5, "optimizer.learning_rate": 5e-5},
 }
 PROMPT: dict[str, dict[str, Any]] = {"nano": {}, "small": {}, "paper": PREFIX["paper"]}
 LENGTHS = {"nano": (1, 5, 20), "small": (), "paper": (1, 10, 20)}
 ROWS = {"nano": (50, 200), "small": (), "paper": (50, 100, 200, 500)}
-LOW = {"nano": 100, "paper": 200}  # steps with little data
+LOW = {"nano": 150, "paper": 200}  # steps with little data
 STARTS = {
     "random": {"method.init": "random"},
     "a word": {"method.init": "words", "method.text": "elephant"},

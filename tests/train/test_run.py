@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,24 +77,25 @@ def test_a_run_that_was_killed_ends_as_the_one_that_was_not(configure, text_run,
     same_run(tmp_path, text_run[0])
 
 
-@pytest.mark.parametrize("at", [1, 6, 7])  # before a row, at an evaluation, within a window
-def test_a_run_that_was_terminated_saves_and_goes_on(configure, text_run, tmp_path, monkeypatch, at):
+def test_a_run_that_was_terminated_saves_and_goes_on(configure, text_run, tmp_path, monkeypatch):
     config, default = configure("text", "lora", **TEXT)
-    plain = program.device_batches
+    plain, done = program.device_batches, 0
+    for at in (1, 6, 7):  # before a row, at an evaluation, within a window
 
-    def until_terminated(*args):
-        for n, pair in enumerate(plain(*args), start=1):
-            if n == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            assert n <= at
-            yield pair
+        def until_terminated(*args, done=done, at=at):
+            for n, pair in enumerate(plain(*args), start=done + 1):
+                if n == at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                assert n <= at
+                yield pair
 
-    with monkeypatch.context() as patch:
-        patch.setattr(program, "device_batches", until_terminated)
-        with pytest.raises(Preempted, match=f"step {at}"):
-            train(config, default, tmp_path)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert not (tmp_path / "result.json").exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(program, "device_batches", until_terminated)
+            with pytest.raises(Preempted, match=f"step {at}"):
+                train(config, default, tmp_path)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert not (tmp_path / "result.json").exists()
+        done = at
     train(config, default, tmp_path)
     same_run(tmp_path, text_run[0])
 
@@ -136,13 +138,12 @@ def epochs_run(configure, tmp_path_factory):
 EPOCHS = {"epochs": 4.0, "optimizer.learning_rate": 0.01}
 
 
-SOFT = {"prompt+top_layers": {"method.prompt.length": 2, "method.top_layers.count": 1},
-        "prefix": {"method.length": 2, "method.hidden": 4}}  # fmt: skip
+SOFT = {"method.prompt.length": 2, "method.prefix.length": 2, "method.prefix.hidden": 4, "method.top_layers.count": 1}
 
 
-@pytest.mark.parametrize("method", SOFT)
-def test_soft_tokens_prefixes_and_cut_rows_resume(configure, tmp_path, method):
-    config, default = configure("sst2", method, **SOFT[method], epochs=2.0, **{"task.max_length": 30})
+def test_soft_tokens_prefixes_and_cut_rows_resume(configure, tmp_path):
+    fields = SOFT | {"task.max_length": 28, "epochs": 2.0}
+    config, default = configure("sst2", "prompt+prefix+top_layers", **fields)
     train(config, default, tmp_path / "whole")
     with stopped(course.Log, "progress", lambda call, *_: call == 3):
         train(config, default, tmp_path / "stopped")
@@ -150,20 +151,21 @@ def test_soft_tokens_prefixes_and_cut_rows_resume(configure, tmp_path, method):
     same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "newest truncated"])
-def test_a_run_resumes_at_an_epochs_end(configure, epochs_run, tmp_path, caplog, damaged):
+def test_a_run_resumes_at_an_epochs_end(configure, epochs_run, tmp_path, caplog):
+    """And, where its newest checkpoint is damaged, at the end of the one before."""
     config, default = configure("sst2", "full", **EPOCHS)
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     with stopped(course.Log, "progress", lambda call, *_: call == 7):  # step 10
-        train(config, default, tmp_path)
-    last = tmp_path / "checkpoints" / "last"
-    assert sorted(p.name for p in last.iterdir()) == ["6", "9"]
-    if damaged:
-        for path in (last / "9").rglob("*"):
-            if path.is_file():
-                path.write_bytes(path.read_bytes()[:10])
-    train(config, default, tmp_path)
-    assert ("checkpoint 9 is damaged" in caplog.text) == damaged
-    same_run(tmp_path, epochs_run[0])
+        train(config, default, whole)
+    assert sorted(p.name for p in (whole / "checkpoints" / "last").iterdir()) == ["6", "9"]
+    shutil.copytree(whole, damaged)
+    for path in (damaged / "checkpoints" / "last" / "9").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    for folder in (whole, damaged):
+        train(config, default, folder)
+        assert ("checkpoint 9 is damaged" in caplog.text) == (folder == damaged)
+        same_run(folder, epochs_run[0])
 
 
 def test_a_kill_between_the_saves_of_a_best_step_loses_nothing(configure, epochs_run, tmp_path):
