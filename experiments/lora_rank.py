@@ -8,9 +8,12 @@ more matrices at a low rank do better than one matrix at a high one, and that th
     ftjax table --workdir=runs/lora_rank --output=experiments/results/lora_rank.md
 
 nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answering the commonest count scores 43%.
-30 runs of 300 steps, two seeds. small: 2,000 rows of SST-2 by MiniLM, and of E2E (BLEU) by nano-gpt, 15 runs each; the
-folders, or links to them, are to be put into WORKDIR/prepared before, as `minilm`, `sst2` and `e2e`. paper:
-RoBERTa-base on SST-2 by the recipe of the paper's table 9, five seeds. alpha is 16 (paper: 8) whatever the rank.
+small: 2,000 rows of SST-2 by MiniLM, and of E2E (BLEU) by nano-gpt, 15 runs each; the folders, or links to them, are to
+be put into WORKDIR/prepared before, as `minilm`, `sst2` and `e2e`. paper: RoBERTa-base on SST-2 by the recipe of the
+paper's table 9, five seeds. alpha is 16 (paper: 8) whatever the rank.
+
+nano: 30 runs of 300 steps, two seeds: found, two or four matrices at rank 1 (89) are ahead of Wq at rank 64 (86); not
+found: the rank matters, 64 is 3 to 6 points ahead of 1.
 """
 
 from collections.abc import Mapping
