@@ -15,8 +15,10 @@ text to text, Adafactor at a constant 0.3, 30,000 steps of 32, three runs (all w
 the table is of its base size, the last three rows of all five (prompts of 100 that start at class names, whose base is
 the cell above).
 
-nano: 38 runs of 200 steps, two seeds, about 10 minutes on 2 cores, by single runs of other methods. No whole table was
-run yet.
+nano: 32 runs of 200 steps, two seeds: found, the gap to full fine-tuning closes with size (54 and 53 with one and two
+layers, where an untrained prompt is ahead, 72 with all four; full 95); words are ahead of random numbers by 2 to 3, no
+more than the spread. Not found: class names are no better, and longer prompts worse (50 tokens, not in the table: 66,
+53 and 63).
 """
 
 from typing import Any
@@ -49,7 +51,7 @@ FULL: dict[str, dict[str, Any]] = {
     "nano": {}, "small": {"optimizer.learning_rate": 1e-4}, "paper": {"optimizer.learning_rate": 1e-3},
 }  # fmt: skip
 INITS = {"random": "random", "words": "vocab", "class names": "classes"}
-LENGTHS = {"nano": (1, 5, 20, 50), "small": (2, 5, 20), "paper": (1, 5, 20, 100, 150)}
+LENGTHS = {"nano": (1, 5, 20), "small": (2, 5, 20), "paper": (1, 5, 20, 100, 150)}
 SIZES: dict[str, dict[str, dict[str, Any]]] = {  # column -> fields
     "nano": {"1 layer": {"model.layers": (0,)}, "2 layers": {"model.layers": (0, 1)}, "4 layers": {}},
     "small": {"2 layers": {"model.layers": (0, 1)}, "6 layers": {}},
