@@ -4,6 +4,7 @@ It runs as a process of its own and as an attempt (see `attempt`), which is its 
 other waits. `done.json`, which that process writes last, says of what experiment, scale and fields it is.
 """
 
+import ast
 import hashlib
 import json
 import os
@@ -47,7 +48,16 @@ def told(sweep: Sweep) -> dict[str, Any]:
 
 def what(path: str, scale: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Of what a preparation is, as `done.json` says it."""
-    return {"experiment": hashlib.sha256(Path(path).read_bytes()).hexdigest(), "scale": scale, "fields": dict(fields)}
+    return {"experiment": _code(path), "scale": scale, "fields": dict(fields)}
+
+
+def _code(path: str) -> str:
+    """A hash of the experiment's file but for its docstring, which says in the end what was found."""
+    text = Path(path).read_text("utf-8")
+    doc, lines = ast.parse(text).body[0], text.splitlines()
+    if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+        lines = lines[: doc.lineno - 1] + lines[doc.end_lineno :]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def is_prepared(sweep: Sweep) -> bool:
@@ -67,7 +77,7 @@ def is_prepared(sweep: Sweep) -> bool:
         return False
     ours = what(sweep.experiment.path, sweep.scale, told(sweep))
     if wrong := [name for name in ours if theirs.get(name) != ours[name]]:
-        shown = [f"{name} {theirs.get(name)}" if name != "experiment" else f"{name}'s text" for name in wrong]
+        shown = [f"{name} {theirs.get(name)}" if name != "experiment" else f"{name}'s code" for name in wrong]
         raise UserError(
             f"{sweep.prepared} was prepared with another {', '.join(shown)}; take another --workdir, or remove {path}"
             " to prepare again"

@@ -101,7 +101,7 @@ def test_a_run_is_known_by_what_is_prepared_and_not_by_where(sweep_in, finish, t
     [
         ("scale", "small", "another scale small"),
         ("fields", {"batch_size": 8}, "another fields {'batch_size': 8}"),
-        ("experiment", "0", "another experiment's text"),
+        ("experiment", "0", "another experiment's code"),
     ],
 )
 def test_of_something_else(sweep_in, name, value, word):
@@ -114,6 +114,13 @@ def test_of_something_else(sweep_in, name, value, word):
     path.write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         is_prepared(made)
+
+
+def test_what_an_experiment_says_of_itself_may_change(sweep_in):
+    by_hand(sweep_in())
+    assert is_prepared(sweep_in("runs", ("A table.", "A table.\n\nFound: nothing.")))
+    with pytest.raises(UserError, match="another experiment's code"):
+        is_prepared(sweep_in("runs", ("emma", "anna")))
 
 
 @pytest.mark.parametrize(
