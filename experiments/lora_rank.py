@@ -12,8 +12,8 @@ small: 2,000 rows of SST-2 by MiniLM, and of E2E (BLEU) by nano-gpt, 15 runs eac
 be put into WORKDIR/prepared before, as `minilm`, `sst2` and `e2e`. paper: RoBERTa-base on SST-2 by the recipe of the
 paper's table 9, five seeds. alpha is 16 (paper: 8) whatever the rank.
 
-nano: 30 runs of 300 steps, two seeds: found, two or four matrices at rank 1 (89) are ahead of Wq at rank 64 (86); not
-found: the rank matters, 64 is 3 to 6 points ahead of 1.
+nano: 30 runs of 300 steps, two seeds: found, two or four matrices at rank 1 (89) are ahead of Wq at rank 64 (86).
+Against the paper, the rank matters: 64 is 3 to 6 points ahead of 1.
 """
 
 from collections.abc import Mapping
@@ -38,14 +38,13 @@ PAPER = {
     "epochs": 60.0, "batch_size": 16, "task.max_length": 512, "task.data": "nyu-mll/glue:sst2", "method.alpha": 8.0,
     "optimizer.learning_rate": 5e-4, "optimizer.weight_decay": 0.1, "optimizer.warmup": 0.06,
 }  # fmt: skip
-TEXT = "E2E: "  # of rows that are scored by what is generated
-RECIPES = {  # scale -> what a row's name begins with -> recipe
-    "nano": {"": Recipe("model=nano-gpt,task=vowels", NANO, range(2))},
+RECIPES: dict[str, dict[str, tuple[Recipe, dict[str, str]]]] = {  # scale -> what rows begin with -> recipe, metrics
+    "nano": {"": (Recipe("model=nano-gpt,task=vowels", NANO, range(2)), {})},
     "small": {
-        "": Recipe("model=sentence-transformers/all-MiniLM-L6-v2,task=sst2", SST2, range(1)),
-        TEXT: Recipe("model=nano-gpt,task=e2e", E2E, range(1)),
+        "": (Recipe("model=sentence-transformers/all-MiniLM-L6-v2,task=sst2", SST2, range(1)), {}),
+        "E2E: ": (Recipe("model=nano-gpt,task=e2e", E2E, range(1)), {"BLEU": "bleu"}),
     },
-    "paper": {"": Recipe("model=FacebookAI/roberta-base,task=sst2", PAPER, range(5))},
+    "paper": {"": (Recipe("model=FacebookAI/roberta-base,task=sst2", PAPER, range(5)), {})},
 }
 
 RANKS = (1, 2, 4, 8, 64)
@@ -71,15 +70,12 @@ paper = {
 }
 
 
-def by_task(scale: str, cells: Cells) -> list[Trial]:
-    """The cells' trials for each task of a scale."""
+def for_tasks(scale: str, cells: Cells) -> list[Trial]:
+    """The cells' trials on each task of a scale."""
     return [
         trial
-        for start, recipe in RECIPES[scale].items()
-        for trial in recipe.trials(
-            {(f"{start}{row}", column): cell for (row, column), cell in cells.items()},
-            {"BLEU": "bleu"} if start == TEXT else {},
-        )
+        for start, (recipe, metrics) in RECIPES[scale].items()
+        for trial in recipe.trials({(start + row, column): cell for (row, column), cell in cells.items()}, metrics)
     ]
 
 
@@ -90,7 +86,7 @@ def trials(scale: str) -> list[Trial]:
         for row, targets in TARGETS.items()
         for rank in RANKS
     }
-    return by_task(scale, cells)
+    return for_tasks(scale, cells)
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:

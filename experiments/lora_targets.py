@@ -9,12 +9,13 @@ well as any one.
     ftjax table --workdir=runs/lora_targets --output=experiments/results/lora_targets.md
 
 nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answering the commonest count scores 43%.
-14 runs of 300 steps, two seeds: found, one matrix 85 to 88, two 89 and 91, all four 90. small and
-paper as in lora_rank.py.
+14 runs of 300 steps, two seeds: found, one matrix 85 to 88, two 89 and 91, all four 90, Wq the worst. small and paper
+as in lora_rank.py, of 7 runs a task and seed.
 """
 
 from experiments.cells import Cells
-from experiments.lora_rank import by_task, prepare  # noqa: F401
+from experiments.lora_rank import for_tasks
+from experiments.lora_rank import prepare as prepare
 from ftjax.sweep import Trial
 
 TARGETS = {
@@ -44,4 +45,4 @@ def trials(scale: str) -> list[Trial]:
         (ROW, column): ("method=lora", {"method.targets": targets, "method.rank": rank})
         for column, (targets, rank) in TARGETS.items()
     }
-    return by_task(scale, cells)
+    return for_tasks(scale, cells)

@@ -32,7 +32,7 @@ from ftjax.sweep.attempt import (
     with_process,
 )
 from ftjax.sweep.backend import environment
-from ftjax.sweep.trial import digest, load_experiment, plain, resolve
+from ftjax.sweep.trial import PREPARED, digest, load_experiment, plain, resolve
 from ftjax.sweep.workdir import Sweep
 
 DONE, CONFIG = "done.json", "configs/default.py"
@@ -52,21 +52,22 @@ def what(path: str, scale: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _code(path: str) -> str:
-    """A hash of the experiment's file but for its docstring, which says in the end what was found."""
-    text = Path(path).read_text("utf-8")
-    doc, lines = ast.parse(text).body[0], text.splitlines()
-    if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-        lines = lines[: doc.lineno - 1] + lines[doc.end_lineno :]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """A hash of the experiment's code; its docstring may change later, to say what was found."""
+    code = ast.parse(Path(path).read_bytes())
+    if ast.get_docstring(code) is not None:
+        del code.body[0]
+    return hashlib.sha256(ast.dump(code).encode()).hexdigest()
 
 
 def is_prepared(sweep: Sweep) -> bool:
-    """Whether nothing is left to prepare.
+    """Whether nothing is left to prepare, as where no trial reads what is prepared.
 
     Raises:
       UserError: what is there is of another experiment, scale or fields, or cannot be read; a bucket.
     """
-    if sweep.experiment.prepare is None:
+    if sweep.experiment.prepare is None or not any(
+        PREPARED in str(x) for run in sweep.runs for x in run.config.values()
+    ):
         return True
     if in_bucket(sweep.workdir):
         raise UserError(f"{sweep.experiment.path} prepares files, which {sweep.workdir} cannot hold; take a folder")

@@ -29,22 +29,22 @@ from ftjax.train.loop import train, train_together
 from ftjax.train.step import init_state, make_step
 
 EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(sizes) == 8]
-ALL = [(2, 2, 2)]  # the base cut along both axes
+BOTH = [(2, 2, 2)]  # the base cut along both axes
 TWO = [(2, 4, 1), (2, 1, 4)]  # along fsdp, along tensor
 LM, CLASSES = dict(head="lm"), dict(head="classification")
 RUNS = {  # method -> its fields, the model's options, meshes; a compile each: seconds, so that some share theirs
     "full": ({}, LM | dict(hidden_dropout=0.1), EVERY),
-    "lora": (dict(rank=2, alpha=4.0, dropout=0.1), LM, [*ALL, *TWO]),
+    "lora": (dict(rank=2, alpha=4.0, dropout=0.1), LM, [*BOTH, *TWO]),
     "bitfit+lora+ia3+adapter+prompt+prefix+llama_adapter": (
         {"bitfit.norms": True, "lora.rank": 2, "lora.targets": ("all_linear", "head"), "lora.dora": True,
          "adapter.size": 3, "prompt.length": 2, "prefix.length": 2, "prefix.hidden": 3, "llama_adapter.length": 2},
-        LM | dict(qkv_bias=True), ALL,
+        LM | dict(qkv_bias=True), BOTH,
     ),
     "gradual+p_tuning": (
-        {"p_tuning.definition": "peft", "p_tuning.template": "{2}{text}", "p_tuning.hidden": 3}, LM, ALL
+        {"p_tuning.definition": "peft", "p_tuning.template": "{2}{text}", "p_tuning.hidden": 3}, LM, BOTH
     ),
     "top_layers": (dict(count=1), CLASSES | dict(attention_dropout=0.1), TWO),
-    "head": ({}, CLASSES, ALL),
+    "head": ({}, CLASSES, BOTH),
 }  # fmt: skip
 VOCAB = 48
 CONFIG = Config(

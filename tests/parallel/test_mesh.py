@@ -45,8 +45,8 @@ def test_every_method_was_on_meshes_and_full_on_every_one(eight):
     assert eight["devices"] == 8
     assert {name for run in eight["runs"] for name in run.split("+")} == set(methods.METHODS)
     meshes = {name: {tuple(run["sizes"]) for run in found} for name, found in eight["runs"].items()}
-    sizes = {name: len(found) for name, found in meshes.items()}
-    assert (sizes["full"], sizes["lora"], min(sizes.values())) == (1 + 10, 1 + 3, 1 + 1)
+    assert (len(meshes["full"]), len(meshes["lora"])) == (1 + 10, 1 + 3)
+    assert all((2, 2, 2) in found or {(2, 4, 1), (2, 1, 4)} <= found for found in meshes.values())
 
 
 def test_a_mesh_of_eight_gives_the_steps_of_one_device(eight):

@@ -1,6 +1,6 @@
 """Every table's trials at scale paper: the model, the method and the step of each, as shapes. Each model with each
-method, and each task as each kind, is in a trial that is built, of each table at least one; the others differ in
-numbers."""
+method, and each task as each kind, is in some trial that is built, not each model with each task; of each table at
+least one."""
 
 from pathlib import Path
 from typing import Any

@@ -116,6 +116,11 @@ def test_of_something_else(sweep_in, name, value, word):
         is_prepared(made)
 
 
+def test_nothing_is_prepared_that_no_trial_reads(write, tmp_path):
+    made = plan(write(EXPERIMENT, PREPARE), "nano", "configs/default.py", [], tmp_path / "runs")
+    assert is_prepared(made) and not made.prepared.exists()
+
+
 def test_what_an_experiment_says_of_itself_may_change(sweep_in):
     by_hand(sweep_in())
     assert is_prepared(sweep_in("runs", ("A table.", "A table.\n\nFound: nothing.")))

@@ -26,7 +26,7 @@ def runs(path, *overrides, scale="nano", workdir=None, digests=None):
 def test_shipped_experiments_say_on_the_command_line_what_their_fields_say(name, count, scale, tmp_path):
     made = runs(f"experiments/{name}.py", scale=scale, workdir=tmp_path)
     seeds = {run.trial.seed for run in made}
-    count *= 1 + (scale == "small")  # two tasks
+    count *= 2 if scale == "small" else 1  # tasks
     assert len(made) == count * len(seeds) and len({run.folder for run in made}) == len(made)
     assert len({run.folder.parent for run in made}) == count
     for run in made:

@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_ends_as_the_one_that_was_not(configure, text_run,
 def test_a_run_that_was_terminated_saves_and_goes_on(configure, text_run, tmp_path, monkeypatch):
     config, default = configure("text", "lora", **TEXT)
     plain, done = program.device_batches, 0
-    for at in (1, 6, 7):  # before a row, at an evaluation, within a window
+    for at in (1, 6, 7):  # one after the other: before a row, at an evaluation, within a window
 
         def until_terminated(*args, done=done, at=at):
             for n, pair in enumerate(plain(*args), start=done + 1):

@@ -36,7 +36,8 @@ COMMON = {"steps": 50, "eval_every": 25, "log_every": 10, "optimizer.warmup": 0.
 RATES = (1e-3, 5e-3)
 TRIALS = {
     "lora": [{"method.rank": rank, "optimizer.learning_rate": rate, "seed": seed, "method.alpha": 4.0 * rank,
-              "method.dropout": 0.1 * rank} for rank, rate, seed in zip((1, 2, 4, 2), RATES * 2, (0, 0, 1, 1))],
+              "method.dropout": 0.1 * rank, "optimizer.weight_decay": 0.1 * i}
+             for i, (rank, rate, seed) in enumerate(zip((1, 2, 4, 2), RATES * 2, (0, 0, 1, 1)))],
     "full": [{"optimizer.learning_rate": rate, "optimizer.weight_decay": rate * 10} for rate in RATES],
 }  # fmt: skip
 
@@ -47,7 +48,9 @@ def test_together_is_alone(configure, tmp_path, method):
     folders = [tmp_path / str(i) for i in range(len(asked))]
     results = train_together([(*one, folder) for one, folder in zip(asked, folders)])
     assert {result["together"] for result in results} == {len(asked)}
-    for one, folder in [*zip(asked, folders)][1:3]:  # each a compile, seconds: padded to the largest rank, and that
+    for one, folder in zip(
+        asked[1:3], folders[1:3]
+    ):  # each a compile: of LoRA a padded one and that of the largest rank
         assert train(*one, tmp_path / f"alone{folder.name}")["together"] == 1
         same_run(folder, tmp_path / f"alone{folder.name}")
 
