@@ -16,8 +16,8 @@ seeds; 10 beams by transformers' rule with the default length penalty, where the
 runs again by `ftjax generate --beam_rule=lora --num_beams=10 --length_penalty=0.8 --no_repeat_ngram_size=4` and `ftjax
 score --task=e2e`. There all methods have LoRA's rate and epochs; the rows with * had Li & Liang's.
 
-nano: 14 runs of 150 steps, two seeds: no result for the order of the methods. All weights and the top 2 layers have
-learned to describe by then (57 and 56 BLEU), what trains less has not (2 to 27): the steps are too few for it.
+nano: 14 runs of 400 steps, two seeds, 15 minutes on 2 cores. Against the paper, what trains more writes better: all
+weights and the top 2 layers 85 and 87 BLEU, adapters of 3% 42 and 50, LoRA 38, a prefix 24, an adapter of 0.1% 7.
 """
 
 from collections.abc import Mapping
