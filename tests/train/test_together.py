@@ -37,7 +37,7 @@ RATES = (1e-3, 5e-3)
 TRIALS = {
     "lora": [{"method.rank": rank, "optimizer.learning_rate": rate, "seed": seed, "method.alpha": 4.0 * rank,
               "method.dropout": 0.1 * rank, "optimizer.weight_decay": 0.1 * i}
-             for i, (rank, rate, seed) in enumerate(zip((1, 2, 4, 2), RATES * 2, (0, 0, 1, 1)))],
+             for i, (rank, rate, seed) in enumerate(zip((1, 2, 4, 2), RATES * 2, (0, 0, 1, 1)), start=1)],
     "full": [{"optimizer.learning_rate": rate, "optimizer.weight_decay": rate * 10} for rate in RATES],
 }  # fmt: skip
 
