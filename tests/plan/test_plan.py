@@ -214,5 +214,5 @@ def test_a_table_has_a_line_for_each_cell(capsys):
     argv = ["plan", "experiments/lora_targets.py", "--scale=nano", "--config.task.max_length=32"]
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.startswith("accuracy, W")]) == 6
-    assert "accuracy, Wq r=8 x 2" in lines[1] and "14 runs" in lines[-1]
+    assert len([line for line in lines if line.startswith("equal budget, W")]) == 6
+    assert "equal budget, Wq r=8 x 2" in lines[1] and "14 runs" in lines[-1]

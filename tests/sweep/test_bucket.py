@@ -18,6 +18,7 @@ from ftjax.sweep.attempt import claim, finish, keep, read_attempts
 from ftjax.sweep.record import read, read_rows
 from ftjax.sweep.workdir import claim as claim_sweep
 from ftjax.sweep.workdir import open_sweep, plan
+from tests.sweep.conftest import EXPERIMENT
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("gcsfs") is None, reason="needs gcsfs")
 
@@ -202,7 +203,7 @@ def test_a_run_that_was_killed_goes_on_and_is_evaluated(storage, bucket, tmp_pat
 
 
 def test_what_prepares_files_takes_a_folder(storage, bucket, write, capsys):
-    path = write()
+    path = write(EXPERIMENT, ('"steps": 4}', '"steps": 4, "task.files.train": "{prepared}/rows.csv"}'))
     with Path(path).open("a") as file:
         file.write("\n\ndef prepare(scale, folder, fields):\n    pass\n")
     assert main(["sweep", path, f"--workdir={bucket}"]) == 2
