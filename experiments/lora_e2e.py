@@ -29,8 +29,8 @@ from experiments.made import DESCRIPTIONS, write_restaurants
 from ftjax.sweep import Trial
 
 SMALL = {
-    "task.max_train_rows": 2000, "steps": 250, "eval_every": 250, "batch_size": 8, "generate.examples": 100,
-    "task.max_eval_rows": 1000,
+    "task.max_train_rows": 2000, "steps": 300, "eval_every": 300, "batch_size": 8, "generate.examples": 100,
+    "task.max_eval_rows": 500,
 }  # fmt: skip
 PAPER = {
     "task.data": "tuetschek/e2e_nlg", "task.max_length": 512, "data.layout": "buckets", "batch_size": 8, "epochs": 5.0,

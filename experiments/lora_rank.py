@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import lora_e2e
 from experiments.cells import Cells, Recipe, needed
 from ftjax.sweep import Trial
 
@@ -32,10 +33,7 @@ SST2 = {
     "model.dropout": 0.0, "optimizer.learning_rate": 1e-3, "model.path": "{prepared}/minilm",
     "task.data": "{prepared}/sst2",
 }  # fmt: skip
-E2E = {
-    "steps": 300, "eval_every": 300, "batch_size": 8, "task.max_train_rows": 2000, "task.max_eval_rows": 500,
-    "generate.examples": 100, "optimizer.learning_rate": 1e-2, "task.data": "{prepared}/e2e",
-}  # fmt: skip
+E2E = {**lora_e2e.SMALL, "optimizer.learning_rate": lora_e2e.RATES["lora"], "task.data": "{prepared}/e2e"}
 # RoBERTa-base on SST-2 (table 9): AdamW, linear after 6% of warm-up, 60 epochs of batches of 16, 512 tokens.
 PAPER = {
     "epochs": 60.0, "batch_size": 16, "task.max_length": 512, "task.data": "nyu-mll/glue:sst2", "method.alpha": 8.0,

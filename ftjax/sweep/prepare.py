@@ -65,9 +65,7 @@ def is_prepared(sweep: Sweep) -> bool:
     Raises:
       UserError: what is there is of another experiment, scale or fields, or cannot be read; a bucket.
     """
-    if sweep.experiment.prepare is None or not any(
-        PREPARED in str(x) for run in sweep.runs for x in run.config.values()
-    ):
+    if not any(PREPARED in str(x) for run in sweep.runs for x in run.config.values()):
         return True
     if in_bucket(sweep.workdir):
         raise UserError(f"{sweep.experiment.path} prepares files, which {sweep.workdir} cannot hold; take a folder")

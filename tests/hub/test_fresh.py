@@ -192,15 +192,8 @@ np.testing.assert_allclose(spread.loss, alone.loss, rtol=1e-4)
 
 def test_on_a_mesh(weights, folder):
     """Random starts, kept layers, and ELECTRA's loss with its generator, on four devices as on one."""
-    electra = folder(
-        {
-            **BERT,
-            "model_type": "electra",
-            "architectures": ["ElectraForPreTraining"],
-            "embedding_size": 24,
-            "num_hidden_layers": 1,
-        }
-    )
+    sizes = {"embedding_size": 24, "num_hidden_layers": 1}
+    electra = folder({**BERT, "model_type": "electra", "architectures": ["ElectraForPreTraining"], **sizes})
     for name in ("a", "b"):
         (electra / f"{name}.txt").write_text("the cat sat on a mat. " * 30)
     train_tokenizer("wordpiece", [electra / "a.txt"], 40).save_pretrained(electra)
