@@ -33,12 +33,12 @@ from ftjax.hub.files import ASSETS
 from ftjax.sweep import Trial
 
 COST = 1.08  # of a step of replaced words, in steps of masked ones
-STEPS = (100, 300)
+STEPS = (300, 1200)
 PRETRAIN: dict[str, Any] = {"batch_size": 32, "task.max_length": 64, "optimizer.learning_rate": 1e-3, "seed": 0}
 ROWS = {"masked words": "mlm", "replaced words": "rtd"}
 NANO = {
-    **PEOPLE_FILES, "task.max_train_rows": 96, "steps": 60, "eval_every": 60, "batch_size": 16, "task.max_length": 64,
-    "optimizer.learning_rate": 5e-4, "model.init": "random", "model.path": "{prepared}/shape",
+    **PEOPLE_FILES, "task.max_train_rows": 96, "steps": 150, "eval_every": 150, "batch_size": 16, "task.max_length": 64,
+    "optimizer.learning_rate": 1.5e-4, "model.init": "random", "model.path": "{prepared}/shape",
 }  # fmt: skip
 PAPER = {
     "epochs": 3.0, "batch_size": 32, "task.max_length": 128, "data.overlong": "truncate", "optimizer.warmup": 0.1,
