@@ -57,20 +57,22 @@ RECIPES = {
     "paper": Recipe("model=meta-llama/Llama-3.1-8B,task=chat", PAPER, range(1)),
 }
 LORA = {"method.alpha": 32.0, "method.targets": ("all_linear",)}
-RATES = {  # of full fine-tuning; LoRA's are ten times as high
-    "nano": (1e-4, 3e-4, 1e-3, 3e-3), "small": (1e-4, 3e-4, 1e-3, 3e-3), "paper": (3e-6, 1e-5, 3e-5, 1e-4),
-}  # fmt: skip
+TENFOLD = {"small": (1e-4, 3e-4, 1e-3, 3e-3), "paper": (3e-6, 1e-5, 3e-5, 1e-4)}  # of full fine-tuning
+RATES = {  # of full fine-tuning and of LoRA
+    "nano": ((1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2)),
+    **{scale: (rates, tuple(10 * rate for rate in rates)) for scale, rates in TENFOLD.items()},
+}
 RANKS = {"nano": (1, 8, 64), "small": (1, 16), "paper": (1, 4, 16, 64, 256, 512)}
 HALVES = {"nano": (16, 8), "small": (16, 8), "paper": (256, 128)}  # ranks of attention and of the MLPs
-BATCHES = {"nano": (8, 128), "small": (), "paper": (256,)}
+BATCHES = {"nano": (128,), "small": (), "paper": (256,)}
 MIDDLE = {"nano": 8, "small": 16, "paper": 256}  # the rank of the rows by batch size
 
 POLICY = {
-    **CONSTANT, "steps": 40, "eval_every": 40, "batch_size": 16, "generate.examples": 200, "distill.samples": 8,
+    **CONSTANT, "steps": 40, "eval_every": 40, "batch_size": 16, "generate.examples": 300, "distill.samples": 8,
     "warm_start": "{prepared}/start", "task.max_length": 64,
 }  # fmt: skip
-POLICY_RATES = (1e-4, 3e-4)
-START = {"steps": 250, "eval_every": 250, "batch_size": 64, "generate.examples": 200, "seed": 0}
+POLICY_RATES = ((3e-5, 1e-4), (3e-4, 1e-3))
+START = {"steps": 320, "eval_every": 320, "batch_size": 64, "generate.examples": 300, "seed": 0}
 Rows = dict[str, tuple[str, dict[str, Any]]]  # row -> the method and what else of the axes, fields
 
 
@@ -88,25 +90,28 @@ def trials(scale: str) -> list[Trial]:
         method, fields = _lora(MIDDLE[scale])
         of_batch[f"LoRA, rank {MIDDLE[scale]}, batch {size}"] = (method, {**fields, **_batch(scale, size)})
         of_batch[f"full, batch {size}"] = ("full", _batch(scale, size))
-    cells = _by_rate(rows, RATES[scale]) | _by_rate(of_batch, RATES[scale][1:])
+    full, lora = RATES[scale]
+    cells = _by_rate(rows, full, lora) | _by_rate(of_batch, full[-3:], lora[-3:])
     made = RECIPES[scale].trials(cells, {"loss": "loss"})
     if scale != "nano":
         return made
-    policy: Rows = {f"policy, LoRA, rank {rank}": _lora(rank) for rank in (1, 16)} | {"policy, full": ("full", {})}
+    policy: Rows = {"policy, LoRA, rank 1": _lora(1), "policy, full": ("full", {})}
     policy = {row: (f"{method},distill=policy", fields) for row, (method, fields) in policy.items()}
     recipe = RECIPES[scale]._replace(fields=POLICY)
-    return [*made, *recipe.trials(_by_rate(policy, POLICY_RATES), {"exact_match": "exact_match"})]
+    return [*made, *recipe.trials(_by_rate(policy, *POLICY_RATES), {"exact_match": "exact_match"})]
 
 
 def _lora(rank: int, *targets: str) -> tuple[str, dict[str, Any]]:
     return "lora", {**LORA, **({"method.targets": targets} if targets else {}), "method.rank": rank}
 
 
-def _by_rate(rows: Rows, rates: Sequence[float]) -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
+def _by_rate(
+    rows: Rows, full: Sequence[float], lora: Sequence[float]
+) -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
     return {
         (row, f"{rate:g}"): (f"method={method}", {**fields, "optimizer.learning_rate": rate})
         for row, (method, fields) in rows.items()
-        for rate in (x * (10 if method.startswith("lora") else 1) for x in rates)
+        for rate in (lora if method.startswith("lora") else full)
     }
 
 
