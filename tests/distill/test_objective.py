@@ -34,11 +34,19 @@ def batch(examples, lay):
     return lay([some[:2], some[2:]], T)[0]
 
 
+@partial(jax.jit, static_argnums=0)
 def logits(model, params, batch):
     """All of them, at the labelled positions `[B, M, V]`."""
     out = model.apply({"params": params}, batch["input_ids"], segment_ids=batch["segment_ids"],
                       position_ids=batch["position_ids"])  # fmt: skip
     return jnp.take_along_axis(out.logits, batch["label_positions"][..., None], 1)
+
+
+@partial(jax.jit, static_argnums=0)
+def of_rows(model, params, batch):
+    """`[B, C]`."""
+    ids = {name: batch[name] for name in ("segment_ids", "position_ids")}
+    return model.apply({"params": params}, batch["input_ids"], **ids).logits
 
 
 @pytest.mark.parametrize(("key", "reduction"), [(None, "token"), (KEY, "sentence")])
@@ -56,13 +64,17 @@ def test_without_the_teacher_it_is_the_hard_loss(pair, batch, key, reduction):
 def test_the_mixture_by_hand(pair, batch, kind):
     model, teacher, variables = pair
     divergence = Divergence(kind, 2.0)
-    sums = distillation(model, divergence, teacher, alpha=0.7, chunk=8).loss(variables, batch, None)
+    sums = value(distillation(model, divergence, teacher, alpha=0.7, chunk=8), variables, batch)
     s, t = logits(model, variables["params"], batch), logits(teacher, variables["teacher"]["params"], batch)
     real = batch["labels"] != IGNORE
     kd, hard = jnp.where(real, divergence(s, t), 0).sum(), cross_entropy(s, batch["labels"])[0].sum()
     np.testing.assert_allclose(sums.loss, 0.7 * kd + 0.3 * hard, rtol=1e-5)
     assert sums.weight == real.sum() == sums.metrics["kd"][1] == sums.metrics["nll"][1]
     np.testing.assert_allclose((sums.metrics["kd"][0], sums.metrics["nll"][0]), (kd, hard), rtol=1e-5)
+
+
+def value(objective, variables, batch, key=None):
+    return jax.jit(objective.loss)(variables, batch, key)
 
 
 def cached(batch, teacher, variables, k, temperature=1.0):
@@ -89,9 +101,9 @@ def test_chunked_equals_whole(pair, batch, close, source):
 def test_a_cache_of_the_whole_vocabulary_is_the_teacher(pair, batch, estimator):
     model, teacher, variables = pair
     divergence = Divergence(temperature=2.0, estimator=estimator)
-    live = distillation(model, divergence, teacher, alpha=0.7).loss(variables, batch, None)
+    live = value(distillation(model, divergence, teacher, alpha=0.7), variables, batch)
     stored = cached(batch, teacher, variables, V, 2.0)
-    ours = distillation(model, divergence, alpha=0.7).loss({"params": variables["params"]}, stored, None)
+    ours = value(distillation(model, divergence, alpha=0.7), {"params": variables["params"]}, stored)
     np.testing.assert_allclose(ours.loss, live.loss, rtol=1e-5)
 
 
@@ -172,23 +184,17 @@ def test_few_classes(make, examples, lay, head):
     batch = {**batch, "labels": labels}
     hard = (classification if head == "classification" else tagging)(student.model)
     for alpha in (0.0, 0.5):
-        sums = distillation(student.model, Divergence("tv"), teacher.model, alpha=alpha).loss(variables, batch, None)
-        expected = hard.loss({"params": student.params}, batch, None)
+        sums = value(distillation(student.model, Divergence("tv"), teacher.model, alpha=alpha), variables, batch)
+        expected = value(hard, {"params": student.params}, batch)
         s, t = (
-            m.model.apply({"params": m.params}, batch["input_ids"], segment_ids=batch["segment_ids"],
-                          position_ids=batch["position_ids"]).logits
-            for m in (student, teacher)
-        )  # fmt: skip
-        if head == "tagging":
-            s, t = (jnp.take_along_axis(x, batch["label_positions"][..., None], 1) for x in (s, t))
+            (logits if head == "tagging" else of_rows)(made.model, made.params, batch) for made in (student, teacher)
+        )
         kd = jnp.where(labels != IGNORE, Divergence("tv")(s, t), 0).sum()
         assert sums.weight == expected.weight
         np.testing.assert_allclose(sums.loss, alpha * kd + (1 - alpha) * expected.loss, rtol=1e-5)
     batch |= dict(zip(FIELDS, top_k(t, 3)))
-    np.testing.assert_allclose(
-        distillation(student.model, Divergence("tv"), alpha=0.5).loss({"params": student.params}, batch, None).loss,
-        sums.loss, rtol=1e-5,
-    )  # fmt: skip
+    stored = value(distillation(student.model, Divergence("tv"), alpha=0.5), {"params": student.params}, batch)
+    np.testing.assert_allclose(stored.loss, sums.loss, rtol=1e-5)
 
 
 def test_masked_words(make, batch):
@@ -199,11 +205,11 @@ def test_masked_words(make, batch):
     inputs = {name: batch[name] for name in ("input_ids", "segment_ids", "position_ids")}
     masked = distillation(student.model, Divergence(), teacher.model, alpha=0, mask=mask)
     for key in (None, KEY):
-        ours, theirs = masked.loss(variables, inputs, key), words.loss({"params": student.params}, inputs, key)
+        ours, theirs = value(masked, variables, inputs, key), value(words, {"params": student.params}, inputs, key)
         assert ours.weight == theirs.weight > 0
         np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-6)
     itself = {"params": student.params, "teacher": {"params": student.params}}
-    alone = distillation(student.model, Divergence(), student.model, alpha=1, mask=mask).loss(itself, inputs, None)
+    alone = value(distillation(student.model, Divergence(), student.model, alpha=1, mask=mask), itself, inputs)
     np.testing.assert_allclose(alone.loss, 0, atol=1e-5)
 
 
@@ -228,8 +234,8 @@ def test_a_teacher_reads_without_virtual_ids(make, examples, lay, side):
 def test_a_virtual_student_learns_from_it(pair, examples, lay):
     model, teacher, variables = pair
     batch, _ = lay([examples(5, 3), []], T)
-    plain = distillation(model, Divergence(), teacher, virtual=True).loss(variables, batch, None)
-    assert plain.loss == distillation(model, Divergence(), teacher).loss(variables, batch, None).loss
+    plain = value(distillation(model, Divergence(), teacher, virtual=True), variables, batch)
+    assert plain.loss == value(distillation(model, Divergence(), teacher), variables, batch).loss
 
 
 class Tokenizer(dict):

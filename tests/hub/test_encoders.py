@@ -238,7 +238,7 @@ def test_albert_adapter_of_shared_layers(saved):
     loss = lambda p, a: jnp.square(run(p, a)).mean()  # noqa: E731
     merged = lora.merge(params, unflatten(adapters))
     close(run(merged, {}), run(params, adapters))
-    kernels, grads = flatten(jax.grad(loss)(merged, {})), jax.grad(loss, argnums=1)(params, adapters)
+    kernels, grads = flatten(jax.jit(jax.grad(loss))(merged, {})), jax.jit(jax.grad(loss, 1))(params, adapters)
     for path, shape in shapes.items():
         kernel, one = kernels[f"{path}/kernel"], adapters[f"{path}/lora"]
         assert kernel.shape == (1, *shape) and jnp.abs(kernel).max() > 0

@@ -84,6 +84,7 @@ class Tuned(NamedTuple):
     labels: Any
     loss: Any  # (variables, batch, key) -> Sums, adapters in trained form
     batch: dict
+    descend: Any  # (train, frozen, batch) -> the trainable leaves after a step of gradient descent, Sums
 
 
 @pytest.fixture(scope="session")
@@ -116,17 +117,16 @@ def tune(make, examples, lay):
             expanded = method.expand(variables["adapters"], variables["params"])
             return objective.loss({**variables, "adapters": expanded}, batch, key)
 
-        return Tuned(made, context, around, method, cfg, variables, methods.labels(method, variables, cfg), loss, batch)
+        @jax.jit  # eagerly, every inner jit of a gradient would be a program of its own, and new each time
+        def descend(train, frozen, batch):
+            def total(train):
+                sums = loss(tree.join(train, frozen), batch, jax.random.key(0))
+                return sums.loss / sums.weight, sums
+
+            grads, sums = jax.grad(total, has_aux=True)(train)
+            return jax.tree.map(lambda x, g: x - g, train, grads), sums
+
+        labels = methods.labels(method, variables, cfg)
+        return Tuned(made, context, around, method, cfg, variables, labels, loss, batch, descend)
 
     return build
-
-
-def descended(tuned, train, frozen, batch):
-    """The trainable leaves after one step of gradient descent, and the sums of the loss."""
-
-    def total(train):
-        sums = tuned.loss(tree.join(train, frozen), batch, jax.random.key(0))
-        return sums.loss / sums.weight, sums
-
-    grads, sums = jax.grad(total, has_aux=True)(train)
-    return jax.tree.map(lambda x, g: x - g, train, grads), sums

@@ -11,7 +11,7 @@ from ftjax import tree
 from ftjax.errors import UserError
 from ftjax.models.transformer import empty_cache
 from ftjax.objectives.lm import causal_lm
-from tests.methods.conftest import LENGTH, descended, wrapped
+from tests.methods.conftest import LENGTH, wrapped
 from tests.methods.test_methods import CHANGES_STEP_0, NEAR, NO_GRADIENT
 
 APPLIES = ["full", "top_layers", "gradual", "lora", "dora", "ia3", "houlsby", "pfeiffer", "prompt", "prefix",
@@ -59,7 +59,7 @@ def test_exactly_the_labelled_leaves_move(tuned, randomised, case):
     before = tree.flatten(jax.tree.map(np.array, variables))
     train, frozen = tree.split(variables, tuned.labels)
     wanted = {path for path, name in tree.flatten(tuned.labels).items() if name != tree.FREEZE}
-    train, _ = descended(tuned, train, frozen, tuned.batch)
+    train, _ = tuned.descend(train, frozen, tuned.batch)
     moved = {path for path, x in tree.flatten(tree.join(train, frozen)).items() if not np.array_equal(x, before[path])}
     still = {path for path in wanted - moved if not path.endswith(NO_GRADIENT)}
     assert moved <= wanted and not still

@@ -19,7 +19,7 @@ from ftjax.nn.layers import cut
 from ftjax.objectives.lm import causal_lm
 from ftjax.train.step import init_state, make_step
 from tests.conftest import CONFIGS
-from tests.methods.conftest import CASES, LENGTH, descended, wrapped
+from tests.methods.conftest import CASES, LENGTH, wrapped
 
 ACTIVE = [case for case in CASES if case not in ("full", "head", "top_layers", "gradual", "bitfit")]
 EVERYWHERE = ("lora qkv", "pfeiffer", "prompt", "prefix", "llama_adapter")  # on every shape, the others on one
@@ -78,9 +78,9 @@ def test_gradients_do_not_see_padding_packing_or_micro_batches(tune, case, rando
     train, frozen = tree.split({**tuned.variables, "adapters": adapters}, tuned.labels)
     texts = [wrapped(e, tuned.around) for e in examples(*TEXTS)]
     one = [[e] for e in texts]
-    reference, _ = descended(tuned, train, frozen, lay(one, LENGTH)[0])
+    reference, _ = tuned.descend(train, frozen, lay(one, LENGTH)[0])
     for rows in (one, [texts[:2], texts[2:], []]):
-        close(descended(tuned, train, frozen, lay(rows, LENGTH, "left")[0])[0], reference, 1e-4, 1e-5)
+        close(tuned.descend(train, frozen, lay(rows, LENGTH, "left")[0])[0], reference, 1e-4, 1e-5)
     tx = optax.sgd(1.0)
     step = jax.jit(make_step(tuned.loss, tx, micro_batches=3))
     state, _ = step(init_state(train, tx), frozen, lay(one, LENGTH)[0], jax.random.key(0))
@@ -101,7 +101,7 @@ def test_scanned_unrolled_and_rematerialised_alike(tune, case, randomised, close
             expanded = tuned.method.expand(variables["adapters"], variables["params"])
             return objective.loss({**variables, "adapters": expanded}, tuned.batch, jax.random.key(0)).loss
 
-        return jax.grad(loss)(train)
+        return jax.jit(jax.grad(loss))(train)
 
     reference = gradient(scan_unroll=-1)
     close(gradient(scan_unroll=1), reference, 1e-4, 1e-5)

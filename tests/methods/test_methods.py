@@ -12,7 +12,7 @@ from ftjax import methods, tree
 from ftjax.errors import UserError
 from ftjax.train.step import init_state, make_step
 from tests.conftest import CONFIGS
-from tests.methods.conftest import CASES, descended
+from tests.methods.conftest import CASES
 
 CHANGES_STEP_0 = ("prompt", "prefix", "p_tuning")  # methods that say so
 NEAR = {"dora": 1e-6, "pissa": 1e-5, "houlsby": 0.1, "lin": 0.1, "pfeiffer": 0.1}  # not bit for bit: how near
@@ -66,7 +66,7 @@ def test_exactly_the_labelled_leaves_move(tune, shape, method):
     wanted = {path for path, name in tree.flatten(tuned.labels).items() if name != tree.FREEZE}
     but = lambda pattern: {path for path in wanted if not re.search(pattern, path)}  # noqa: E731
     for waits in (WAITS, "$^"):  # at the second step none waits any more
-        train, sums = descended(tuned, train, frozen, tuned.batch)
+        train, sums = tuned.descend(train, frozen, tuned.batch)
         assert np.isfinite(sums.loss)
         now = tree.flatten(tree.join(train, frozen))
         moved = {path for path, x in now.items() if not np.array_equal(x, before[path])}

@@ -83,7 +83,7 @@ def test_loss_and_gradients_in_bf16_are_finite_and_near_fp32s(tune, case, random
             sums = objective_of(tuned, dtype).loss(tree.join(train, frozen), tuned.batch, None)
             return sums.loss / sums.weight
 
-        loss, grads = jax.value_and_grad(total)(train)
+        loss, grads = jax.jit(jax.value_and_grad(total))(train)
         flat = np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)])
         return float(loss), flat / np.linalg.norm(flat)
 
