@@ -1,1 +1,1 @@
-"""One file per table or measurement; each says in its docstring what it costs and what to expect."""
+"""One file per table or measurement; its docstring says what it measures, how it is run and what was found."""

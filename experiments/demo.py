@@ -1,11 +1,11 @@
-"""The first eight minutes: every method on one task, and two of them on another, side by side.
+"""The first minutes: every method on one task, and two of them on another, side by side.
 
     make demo            (or: python -m experiments.demo --workdir=runs/demo)
 
 Two tasks on the shipped `nano-gpt`, with names from the project's own generator: `vowels` counts the vowels of a name
 (classification), `reverse` spells it backwards (generation, exact match). Prints one table and writes `report.html`
-with the table and the curves. An interrupted demo goes on where it stopped. Under 8 minutes on 2 CPU cores, of which
-full, head and LoRA, which come first, take 5.
+with the table and the curves. An interrupted demo goes on where it stopped. 7 to 9 minutes on 2 CPU cores; full, head
+and LoRA come first and take half of it.
 """
 
 import argparse

@@ -13,7 +13,8 @@ pretraining steps of masked words; of replaced ones a step costs 1.08 as much by
 quarter of the widths, the vocabulary's head at 15% of the tokens), and there are fewer by that. small: none; a corpus
 that would do is over 30 minutes. paper: the fine-tuning of the released checkpoints on GLUE's development sets by the
 paper's recipe (rate 1e-4, of large 5e-5; 0.8, of large 0.9 of it a layer further down; 3 epochs, RTE and STS-B 10),
-beside its medians; pretraining them takes 1M steps and is `task=text,objective=rtd` with `task.generator_size=0.25`.
+beside its medians; pretraining them takes 1M steps, by `task=text` with --config.task.objective=rtd and
+--config.task.generator_size=0.25.
 
 nano: 20 runs of 150 steps after four of pretraining, four seeds of one pretraining, 15 minutes on 2 busy cores. After
 300 steps either kind is ahead of none (68) and replaced words (86) of masked ones (80), within the spread; after 1,200

@@ -1,6 +1,6 @@
 """The same training run here and in transformers: MiniLM on SST-2, full fine-tuning, fp32, without dropout.
 
-    python -m experiments.fidelity --model=MINILM_DIR --data=SST2_DIR
+    python -m experiments.fidelity --model=MINILM_DIR --data=SST2_DIR      # needs torch: pip install -e '.[test]'
 
 Both sides start from one saved model (its new head included) and take the same batches, AdamW at a constant rate and a
 clip at norm 1. Expected: the losses of the first 50 steps agree within 1e-4, and after 200 steps at least 99% of the

@@ -4,7 +4,7 @@
 
 Two epochs at batch size 32, mean pooling, no dropout; the checkpoint is the best on the validation pairs, accuracy is
 on the test pairs with a 95% bootstrap interval. Rates are one guess a method, not tuned. Always answering "equivalent"
-scores 66.5%. About 20 minutes on 2 CPU cores. An interrupted table goes on where it stopped; a finished one is
+scores 66.5%. Over an hour on 2 CPU cores. An interrupted table goes on where it stopped; a finished one is
 written to `experiments/results/minilm_mrpc.md`.
 """
 
@@ -70,7 +70,7 @@ def main() -> None:
         low, high = test["accuracy_interval"]
         count, total = result["trainable_parameters"], result["total_parameters"]
         rows.append([
-            name, f"{rate:g}", f"{count:,}", f"{100 * count / total:.2g}%", f"{100 * result['best']['value']:.1f}",
+            name, f"{rate:g}", f"{count:,}", f"{100 * count / total:.3g}%", f"{100 * result['best']['value']:.1f}",
             f"{100 * test['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}",
             f"{result['examples_per_second']:,.0f}", f"{result['step_memory_bytes'] / 1e6:.0f}",
         ])  # fmt: skip

@@ -1,6 +1,6 @@
 """Two notebooks of a course: counting a name's vowels and spelling it backwards, and what the second one narrows.
 
-CMU Advanced NLP, spring 2026, classification and SFT notebooks: SmolLM2-135M on 25,626 names. Vowels: 96.9% of 3,204
+CMU Advanced NLP, spring 2026, classification and SFT notebooks: SmolLM2-135M on 25,626 names. Vowels: 96.85% of 3,204
 test names. Backwards: 81.0% of 200 test names by the prompt that was trained, and of other wordings (for one name,
 "sophia") one answered, two not: the model has learned the prompt along with the task.
 
@@ -56,7 +56,7 @@ COMMON = {
     "data.buckets": 2,
 }  # fmt: skip
 REVERSE: dict[str, dict[str, Any]] = {
-    "nano": {**COMMON, "steps": 500, "eval_every": 500, "batch_size": 64},
+    "nano": {**COMMON, "steps": 700, "eval_every": 700, "batch_size": 64},
     "small": {**COMMON, "steps": 1500, "eval_every": 1500, "batch_size": 64},
     "paper": {
         **COMMON, "epochs": 3.0, "batch_size": 16, "optimizer.learning_rate": 5e-5, "optimizer.weight_decay": 0.01,
@@ -83,7 +83,7 @@ paper = {
 
 def trials(scale: str) -> list[Trial]:
     """Columns are the wordings in which names are asked, and the vowels' accuracy."""
-    lora = {**LORA, "optimizer.learning_rate": 5e-4 if scale == "paper" else 1e-2}
+    lora = {**LORA, "optimizer.learning_rate": 5e-4} if scale == "paper" else LORA
     backwards: Cells = {
         ("untouched", ""): ("task=lm,method=full", {**FILES, **UNTOUCHED}),
         ("backwards, full", ""): ("task=lm,method=full", FILES),

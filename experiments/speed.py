@@ -9,6 +9,8 @@
     python -m experiments.speed distill   --data=DIR
     python -m experiments.speed sweep
 
+All but `load`, `data`, `distill` and `sweep` need torch, `train` peft as well: `pip install -e '.[test]'`.
+
 `train` measures training steps, fp32, dropout 0, AdamW, clipping at 1, loss on the completions only:
 
 - ftjax in six length buckets (on a CPU packed rows cost more than they save: `decompose`), and transformers' `Trainer`,

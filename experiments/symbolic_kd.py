@@ -14,8 +14,11 @@ classifier's head, trained on labelled answers about other names.
 
 Exact match on names that nobody was trained on. The teacher's row is its run of seed 0 again, which is the one that
 writes and that the critic starts from, and two more; corpora are made once, so the students' spread is of their
-training alone. (Names spelled backwards, by a teacher that is right in 45% of its draws, did not do: of critics trained
-on 2,000 labelled answers none was right about more than 64%, by chance 56%, whatever was pooled.)
+training alone. (Names spelled backwards did not do: of critics trained on 2,000 labelled answers none was right about
+more than 64%, by chance 56%, whatever was pooled.) small, paper: none, for want of GPT-3 and of people's labels.
+
+nano: 21 runs, three seeds, 11 minutes of processes: found, what is right makes the better student (verifier 81, the
+teacher 69); a critic does not find it: likeliest and augmented (58) are ahead of unfiltered (56), a threshold is not.
 """
 
 import json
