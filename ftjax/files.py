@@ -49,6 +49,17 @@ def as_path(text: str) -> Path:
     return cast(Path, epath.Path(text))
 
 
+def local(text: str, flag: str) -> Path:
+    """The path of this machine that a flag names.
+
+    Raises:
+      UserError: a bucket's.
+    """
+    if text.startswith(BUCKETS):
+        raise UserError(f"{flag}={text}: give a path of this machine; only what has --workdir may lie in a bucket")
+    return Path(text)
+
+
 def bucket_errors() -> tuple[type[Exception], ...]:
     """What a bucket's client raises of credentials and of the network; none before a bucket was asked."""
     if "gcsfs" not in sys.modules:

@@ -21,7 +21,7 @@ from absl import flags
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row, place, read_parallel, read_rows, suffix
 from ftjax.errors import UserError
-from ftjax.files import as_path, check_other, write_rows
+from ftjax.files import as_path, check_other, local, write_rows
 
 ADDED = ("vector", "words", "vectors")
 
@@ -77,7 +77,7 @@ def main(values: flags.FlagValues) -> None:
     get: Any = lambda name: values[name].value  # noqa: E731
     words, paths = (
         get("level") == "word",
-        {name: get(name) and Path(get(name)) for name in ("input", "output", "index")},
+        {name: get(name) and local(get(name), f"--{name}") for name in ("input", "output", "index")},
     )
     _check(get, words, **paths)
     source, output = paths["input"], paths["output"]

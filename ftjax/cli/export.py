@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import UserError
-from ftjax.files import as_path
+from ftjax.files import as_path, local
 
 FORMATS = ("peft", "hf")
 
@@ -30,11 +30,11 @@ def main(values: flags.FlagValues) -> None:
         raise UserError(f"--format={form}: give {' or '.join(FORMATS)}")
     if not workdir or not output:
         raise UserError("give --workdir=RUN and --output=DIR")
+    folder = local(output, "--output")
     from ftjax.train.restore import load_run
     from ftjax.train.save import save_model
 
     f, parts = load_run(as_path(workdir))
-    folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output={output} is a file; give a folder")
     if form == "peft":

@@ -21,7 +21,7 @@ from ftjax.data.chat import Format, chat_format
 from ftjax.data.tasks.task import Chat
 from ftjax.decode.options import Options
 from ftjax.errors import UserError
-from ftjax.files import as_path
+from ftjax.files import as_path, local
 
 ADDED = ("continuations", "scores", "tokens")
 HELP = {
@@ -95,6 +95,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give either --prompt=TEXT or --input=FILE")
     if bool(get("input")) != bool(get("output")):
         raise UserError("--input=FILE and --output=FILE go together")
+    files = [local(get(name), f"--{name}") for name in ("input", "output") if get(name)]
     if get("stream") and len(get("prompt")) != 1:
         raise UserError("--stream is for one --prompt")
     from ftjax.decode.batches import continue_batches
@@ -115,8 +116,8 @@ def main(values: flags.FlagValues) -> None:
         else get("decoder_start_token_id"),
         "eos_token_id": ends, **{name: get(name) for name in HELP},
     }  # fmt: skip
-    if get("input"):
-        _answer_file(start, Path(get("input")), Path(get("output")), get("batch_size"), stops, get("stop"), options)
+    if files:
+        _answer_file(start, *files, get("batch_size"), stops, get("stop"), options)
         return
     options |= {"adapters": start.adapters, "stops": stops}
     prompts = [tokens_of(start, text, f"--prompt={text!r}") for text in get("prompt")]

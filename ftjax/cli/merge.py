@@ -4,13 +4,12 @@ Writes a Hugging Face directory with the tokenizer. Several runs of LoRA on one 
 The runs keep their adapters and the base is not changed, so a merge is undone by not using it.
 """
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from ftjax.errors import UserError
-from ftjax.files import as_path
+from ftjax.files import as_path, local
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -30,6 +29,7 @@ def main(values: flags.FlagValues) -> None:
     workdirs, written = [as_path(name) for name in get("workdir")], get("weights")
     if not workdirs or not get("output"):
         raise UserError("give --workdir=RUN (one or more) and --output=DIR")
+    folder = local(get("output"), "--output")
     try:
         weights = [float(w) for w in written] or [1.0] * len(workdirs)
     except ValueError:
@@ -51,5 +51,5 @@ def main(values: flags.FlagValues) -> None:
         each = [one.method.expand(one.variables["adapters"], one.variables["params"]) for _, one in runs]
         adapters = methods.combine(each, weights)
     merged = parts.method.merge(parts.variables["params"], adapters)
-    save_model(f, parts, merged, Path(get("output")), workdirs)
-    print(f"{get('output')}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")
+    save_model(f, parts, merged, folder, workdirs)
+    print(f"{folder}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import UserError
-from ftjax.files import check_other, write_rows
+from ftjax.files import check_other, local, write_rows
 
 DATA_TO_TEXT = ("bleu", "nist", "rouge_l", "cider", "chrf", "meteor")
 TASKS = {
@@ -46,7 +46,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give --predictions=FILE.jsonl and --task=NAME or --metrics=NAME,...")
     if unknown := [name for name in names or () if name not in WRITTEN]:
         raise UserError(f"--metrics={','.join(unknown)}: give some of {', '.join(WRITTEN)}")
-    output = Path(get("per_example")) if get("per_example") else None
+    output = local(get("per_example"), "--per_example") if get("per_example") else None
     check_other(Path(source), output, "--per_example")
     predictions, references = _read(Path(source))
     wanted = names or TASKS[task]

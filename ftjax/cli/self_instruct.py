@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from ftjax.errors import UserError
+from ftjax.files import local
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -44,7 +45,7 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.selfinstruct import read_seeds, self_instruct
     from ftjax.selfinstruct.pipeline import told
 
-    seeds, output = read_seeds(get("seeds")), Path(get("output"))
+    output, seeds = local(get("output"), "--output"), read_seeds(get("seeds"))
     start = load(get("workdir") or get("model"), bool(get("workdir")))
     names = ("seed", "batch_size", "max_new_tokens", "temperature", "top_p")
     writer = Writer(start, **{name: get(name) for name in names})

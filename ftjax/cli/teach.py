@@ -34,7 +34,7 @@ from absl import flags
 from ftjax.cli.flags import define_config, read_config
 from ftjax.cli.generate import CHOICES, HELP, define_decoding, load, tokens_of
 from ftjax.errors import UserError
-from ftjax.files import check_other, write_json, write_rows
+from ftjax.files import check_other, local, write_json, write_rows
 
 CACHE = ("temperatures", "dtype")  # flags of the one output and of the other
 TEXT = (
@@ -94,7 +94,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give the teacher: distill=token (or sequence) and --config.distill.teacher=RUN|MODEL")
     if astray := [f"--{name}" for name in (CACHE if text else TEXT) if values[name].present]:
         raise UserError(f"{', '.join(astray)}: not {'with' if text else 'without'} --sequences")
-    (_write_text if text else _write_cache)(f, values, Path(values["output"].value))
+    (_write_text if text else _write_cache)(f, values, local(values["output"].value, "--output"))
 
 
 def _write_cache(f: Any, values: flags.FlagValues, output: Path) -> None:
@@ -144,7 +144,8 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
         if (reference := plain.completion.strip()) not in one.references:
             one.references.append(reference)
 
-    file = Path(get("hypotheses") or output.with_name(f"{output.stem}.hypotheses.jsonl"))
+    named, beside = get("hypotheses"), output.with_name(f"{output.stem}.hypotheses.jsonl")
+    file = local(named, "--hypotheses") if named else beside
     read = [Path(path) for path in (get("labelled"), *f.task.files.to_dict().values()) if path]
     for folder in (output.parent, file.parent):
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,12 @@ kind: bpe (words in characters, with a mark at their ends), byte_bpe (GPT-2's), 
 input: .txt or .txt.gz. `AutoTokenizer.from_pretrained` of transformers loads the output; the same input gives the same.
 """
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from ftjax.errors import UserError
+from ftjax.files import local, whole
 
 POSITIONAL = 1  # train
 
@@ -34,14 +34,14 @@ def main(values: flags.FlagValues, what: str = "") -> None:
     if not (files and get("kind") and get("output") and get("vocab_size") is not None):
         raise UserError("give --kind=KIND, --input=FILE (one or more), --vocab_size=N and --output=DIR")
     from ftjax.data.tokenizer import measure, train_tokenizer
-    from ftjax.files import whole
 
+    folder = local(get("output"), "--output")
     options = {name: get(name) for name in ("lowercase", "special", "sentinels")}
     tokenizer = train_tokenizer(get("kind"), files, get("vocab_size"), **options)
-    with whole(Path(get("output"))) as aside:
+    with whole(folder) as aside:
         tokenizer.save_pretrained(aside)
     size = measure(tokenizer, files)
     print(
-        f"{get('output')}: {len(tokenizer):,} ids; {size.tokens / size.words:.3f} tokens a word and "
+        f"{folder}: {len(tokenizer):,} ids; {size.tokens / size.words:.3f} tokens a word and "
         f"{size.bytes / size.tokens:.3f} bytes a token over {size.words:,} words of the input"
     )

@@ -161,6 +161,17 @@ def test_bad_command_lines(capsys, argv, word):
     assert word in said.out + said.err
 
 
+@pytest.mark.parametrize("argv", [
+    ["export", "--workdir=run"], ["merge", "--workdir=run"], ["generate", "--model=nano-gpt", "--input=a.jsonl"],
+    ["embed", "--model=nano-bert", "--input=a.txt"], ["self-instruct", "--seeds=a.jsonl", "--model=nano-gpt"],
+    ["tokenizer", "train", "--kind=bpe", "--input=a.txt", "--vocab_size=9"],
+    ["teach", "--config=configs/default.py:distill=token", "--config.distill.teacher=nano-gpt"],
+])  # fmt: skip
+def test_what_is_no_run_is_not_written_to_a_bucket(capsys, argv):
+    assert main([*argv, "--output=gs://bucket/x"]) == 2
+    assert "--output=gs://bucket/x: give a path of this machine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["train", "eval", "generate"])
 def test_help(capsys, command):
     assert main([command, "--help"]) == 0
