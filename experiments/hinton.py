@@ -13,8 +13,8 @@ sees these same rows and no others). Accuracy at the best of eight evaluations, 
 stopping as in the paper. nano: nano-gpt counts the vowels of 20,000 names; small: MiniLM on 20,000 rows of SST-2, with
 --config.model.path=DIR --config.task.data=DIR. Three seeds of one teacher. paper: none, for want of its speech data.
 
-nano: 21 minutes of processes: the two tie; hard labels do not get worse again by the last evaluation, as they do in the
-paper.
+nano: 21 minutes of processes, without the teacher's: the two tie; hard labels do not get worse again by the last
+evaluation, as they do in the paper.
 """
 
 import json

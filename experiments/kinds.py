@@ -5,10 +5,11 @@
 DATA_ROOT holds the data sets in folders: sst2, sick_nli, stsb, conll2003, ud_ewt, wikisql, multi30k,
 tinyshakespeare/input.txt, lama_trex/pararel_trex_lms_vocab, and always e2e and
 instructions/raschka_instruction-data.json, of which files are made first. A row trains on at most 2,000 rows (nano
-models: 4,000; queries: 16,000; texts: all) for an epoch or two (facts: eight), one seed, one guess of the rate; 97
-minutes in all on 2 CPU cores. `untrained` is the same model before the first step (a new head guesses), `majority` the
-commonest answer of the training rows. The questions are made of E2E's own rows: what an attribute's value is, where the
-sentence says it in its words, and none where the attribute is absent. An interrupted table goes on where it stopped.
+models: 4,000; queries: 16,000; texts: all) for an epoch or two (facts: eight), one seed, one guess of the rate; 96
+minutes of training on 2 CPU cores. `untrained` is the same model before the first step (a new head guesses), `majority`
+the commonest answer of the training rows. The questions are made of E2E's own rows: what an attribute's value is, where
+the sentence says it in its words, and none where the attribute is absent. An interrupted table goes on where it
+stopped.
 """
 
 import argparse

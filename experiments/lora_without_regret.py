@@ -37,7 +37,6 @@ from ftjax.sweep import Trial
 from ftjax.sweep.record import Record
 
 CONSTANT = {"optimizer.schedule": "constant", "optimizer.warmup": 0.0}
-SCORED = {"loss": "loss"}
 NANO = {
     **CONSTANT, "steps": 100, "eval_every": 100, "batch_size": 32, "generate.examples": 1, "task.validation_size": 400,
 }  # fmt: skip
@@ -56,11 +55,10 @@ RECIPES = {
     "paper": Recipe("model=meta-llama/Llama-3.1-8B,task=chat", PAPER, range(1)),
 }
 LORA = {"method.alpha": 32.0, "method.targets": ("all_linear",)}
-TENFOLD = {"small": (1e-4, 3e-4, 1e-3, 3e-3), "paper": (3e-6, 1e-5, 3e-5, 1e-4)}  # of full fine-tuning
-RATES = {  # of full fine-tuning and of LoRA
-    "nano": ((1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2)),
-    **{scale: (rates, tuple(10 * rate for rate in rates)) for scale, rates in TENFOLD.items()},
-}
+RATES = {  # of full fine-tuning
+    "nano": (1e-3, 3e-3, 1e-2), "small": (1e-4, 3e-4, 1e-3, 3e-3), "paper": (3e-6, 1e-5, 3e-5, 1e-4),
+}  # fmt: skip
+TIMES = {"nano": 1, "small": 10, "paper": 10}  # so many times as high are LoRA's; at nano both are best at one rate
 RANKS = {"nano": (1, 8, 64), "small": (1, 16), "paper": (1, 4, 16, 64, 256, 512)}
 HALVES = {"nano": (16, 8), "small": (16, 8), "paper": (256, 128)}  # ranks of attention and of the MLPs
 BATCHES = {"nano": (128,), "small": (), "paper": (256,)}
@@ -70,7 +68,7 @@ POLICY = {
     **CONSTANT, "steps": 40, "eval_every": 40, "batch_size": 16, "generate.examples": 300, "distill.samples": 8,
     "warm_start": "{prepared}/start", "task.max_length": 64,
 }  # fmt: skip
-POLICY_RATES = ((3e-5, 1e-4), (3e-4, 1e-3))
+POLICY_RATES = (3e-5, 1e-4)  # of full fine-tuning; LoRA's are ten times as high
 START = {"steps": 320, "eval_every": 320, "batch_size": 64, "generate.examples": 300, "seed": 0}
 Rows = dict[str, tuple[str, dict[str, Any]]]  # row -> the method and what else of the axes, fields
 
@@ -89,28 +87,26 @@ def trials(scale: str) -> list[Trial]:
         method, fields = _lora(MIDDLE[scale])
         of_batch[f"LoRA, rank {MIDDLE[scale]}, batch {size}"] = (method, {**fields, **_batch(scale, size)})
         of_batch[f"full, batch {size}"] = ("full", _batch(scale, size))
-    full, lora = RATES[scale]
-    cells = _by_rate(rows, full, lora) | _by_rate(of_batch, full[-3:], lora[-3:])
+    rates, times = RATES[scale], TIMES[scale]
+    cells = _by_rate(rows, rates, times) | _by_rate(of_batch, rates[-3:], times)  # the lowest is none of theirs
     made = RECIPES[scale].trials(cells, {"loss": "loss"})
     if scale != "nano":
         return made
     policy: Rows = {"policy, LoRA, rank 1": _lora(1), "policy, full": ("full", {})}
     policy = {row: (f"{method},distill=policy", fields) for row, (method, fields) in policy.items()}
     recipe = RECIPES[scale]._replace(fields=POLICY)
-    return [*made, *recipe.trials(_by_rate(policy, *POLICY_RATES), {"exact_match": "exact_match"})]
+    return [*made, *recipe.trials(_by_rate(policy, POLICY_RATES, 10), {"exact_match": "exact_match"})]
 
 
 def _lora(rank: int, *targets: str) -> tuple[str, dict[str, Any]]:
     return "lora", {**LORA, **({"method.targets": targets} if targets else {}), "method.rank": rank}
 
 
-def _by_rate(
-    rows: Rows, full: Sequence[float], lora: Sequence[float]
-) -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
+def _by_rate(rows: Rows, rates: Sequence[float], times: int) -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
     return {
         (row, f"{rate:g}"): (f"method={method}", {**fields, "optimizer.learning_rate": rate})
         for row, (method, fields) in rows.items()
-        for rate in (lora if method.startswith("lora") else full)
+        for rate in (round(x * (times if method.startswith("lora") else 1), 9) for x in rates)
     }
 
 
@@ -140,8 +136,8 @@ def render(records: Sequence[Record]) -> str:
         values.setdefault(row, {}).setdefault(float(record.run.trial.column), []).append(value)
     means = {row: {rate: statistics.fmean(x) for rate, x in rates.items()} for row, rates in values.items()}
     best = {row: max(rates, key=rates.__getitem__) for row, rates in means.items()}
-    edge = {row: best[row] in (min(rates), max(rates)) for row, rates in values.items()}
-    lines = [f"{row}: {best[row]:g}{' (the last one tried)' if edge[row] else ''}" for row in best]
+    edge = {row: len(rates) > 2 and best[row] in (min(rates), max(rates)) for row, rates in values.items()}
+    lines = [f"{row}: {best[row]:g}{' (at an end of those tried)' if edge[row] else ''}" for row in best]
     ranks = [best[row] for row in best if row.startswith("LoRA, rank") and "batch" not in row]
     if "full" in best and ranks:
         mean = math.exp(statistics.fmean(math.log(rate / best["full"]) for rate in ranks))

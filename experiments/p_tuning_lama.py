@@ -13,7 +13,7 @@ a rate of 0. small: none, for want of a masked model that knows facts. paper: be
 (--config.task.data=DIR --config.task.vocab_file=FILE), Adam at 1e-5, weight decay 5e-4, batches of 8, up to 100 epochs,
 until 20 evaluations bring nothing; its factor of 0.98 an epoch on the rate is left out.
 
-nano: 16 runs, two seeds, 23 minutes of processes: found, 6 to 38 without and 70 to 80 with P-tuning, nearly whatever
+nano: 16 runs, two seeds, 12 minutes on 2 cores: found, 6 to 38 without and 70 to 80 with P-tuning, nearly whatever
 the wording.
 """
 

@@ -17,8 +17,9 @@ writes and that the critic starts from, and two more; corpora are made once, so 
 training alone. (Names spelled backwards did not do: of critics trained on 2,000 labelled answers none was right about
 more than 64%, by chance 56%, whatever was pooled.) small, paper: none, for want of GPT-3 and of people's labels.
 
-nano: 21 runs, three seeds, 11 minutes of processes: found, what is right makes the better student (verifier 81, the
-teacher 69); a critic does not find it: likeliest and augmented (58) are ahead of unfiltered (56), a threshold is not.
+nano: 21 runs, three seeds, 11 minutes of processes, without the teacher's and the critic's: found, what is right makes
+the better student (verifier 81, the teacher 69); a critic does not find it: likeliest and augmented (58) are ahead of
+unfiltered (56), a threshold is not.
 """
 
 import json

@@ -56,7 +56,7 @@ def local(text: str, flag: str) -> Path:
       UserError: a bucket's.
     """
     if text.startswith(BUCKETS):
-        raise UserError(f"{flag}={text}: give a path of this machine; only what has --workdir may lie in a bucket")
+        raise UserError(f"{flag}={text}: give a path of this machine, not of a bucket")
     return Path(text)
 
 
@@ -269,8 +269,6 @@ def whole(folder: Path) -> Iterator[Path]:
     Raises:
       UserError: a place that cannot be written to.
     """
-    if in_bucket(folder):
-        raise UserError(f"{folder}: this goes to folders of this machine alone")
     folder = absolute(folder)
     aside = _beside(folder)
     try:

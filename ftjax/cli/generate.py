@@ -95,7 +95,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give either --prompt=TEXT or --input=FILE")
     if bool(get("input")) != bool(get("output")):
         raise UserError("--input=FILE and --output=FILE go together")
-    source, output = (local(get(name) or "", f"--{name}") for name in ("input", "output"))
+    files = {name: local(get(name), f"--{name}") for name in ("input", "output") if get(name)}
     if get("stream") and len(get("prompt")) != 1:
         raise UserError("--stream is for one --prompt")
     from ftjax.decode.batches import continue_batches
@@ -116,8 +116,8 @@ def main(values: flags.FlagValues) -> None:
         else get("decoder_start_token_id"),
         "eos_token_id": ends, **{name: get(name) for name in HELP},
     }  # fmt: skip
-    if get("input"):
-        _answer_file(start, source, output, get("batch_size"), stops, get("stop"), options)
+    if files:
+        _answer_file(start, files["input"], files["output"], get("batch_size"), stops, get("stop"), options)
         return
     options |= {"adapters": start.adapters, "stops": stops}
     prompts = [tokens_of(start, text, f"--prompt={text!r}") for text in get("prompt")]

@@ -12,7 +12,7 @@ from absl import flags
 
 from ftjax.cli.flags import config_file, define_config, read_config, run_config
 from ftjax.errors import UserError
-from ftjax.files import as_path, in_bucket
+from ftjax.files import local
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -37,9 +37,7 @@ def main(values: flags.FlagValues) -> None:
     ]
     if missing:
         raise UserError(f"give {', '.join(missing)}")
-    folder = as_path(workdir)
-    if in_bucket(folder):
-        raise UserError(f"--workdir={workdir}: an import goes to a folder of this machine")
+    folder = local(workdir, "--workdir")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--workdir={workdir} is there already; take another one")
     f = Fields(_config(values, f"model={model}"))

@@ -94,7 +94,11 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give the teacher: distill=token (or sequence) and --config.distill.teacher=RUN|MODEL")
     if astray := [f"--{name}" for name in (CACHE if text else TEXT) if values[name].present]:
         raise UserError(f"{', '.join(astray)}: not {'with' if text else 'without'} --sequences")
-    (_write_text if text else _write_cache)(f, values, local(values["output"].value, "--output"))
+    files = {name: local(values[name].value, f"--{name}") for name in ("output", "hypotheses") if values[name].value}
+    if text:
+        _write_text(f, values, **files)
+    else:
+        _write_cache(f, values, files["output"])
 
 
 def _write_cache(f: Any, values: flags.FlagValues, output: Path) -> None:
@@ -118,7 +122,7 @@ class Asked(NamedTuple):
     references: list[str]
 
 
-def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
+def _write_text(f: Any, values: flags.FlagValues, output: Path, hypotheses: Path | None = None) -> None:
     from ftjax.data.tasks.task import Text
     from ftjax.distill import sequence
     from ftjax.kinds import Setting
@@ -144,8 +148,7 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path) -> None:
         if (reference := plain.completion.strip()) not in one.references:
             one.references.append(reference)
 
-    named, beside = get("hypotheses"), output.with_name(f"{output.stem}.hypotheses.jsonl")
-    file = local(named, "--hypotheses") if named else beside
+    file = hypotheses or output.with_name(f"{output.stem}.hypotheses.jsonl")
     read = [Path(path) for path in (get("labelled"), *f.task.files.to_dict().values()) if path]
     for folder in (output.parent, file.parent):
         folder.mkdir(parents=True, exist_ok=True)

@@ -58,22 +58,20 @@ def _sentences(text: str, comments: bool) -> Iterator[tuple[int, list[str]]]:
 
 
 def in_scheme(tags: Sequence[str], scheme: str) -> list[str]:
-    """Tags as they are ('none', 'bio', 'bioes'), or IOB1 tags as BIO ('iob1').
+    """Tags as they are ('none', 'bio'), or IOB1 tags as BIO ('iob1').
 
     In IOB1 a phrase begins with B- only where another of its kind ends right before (Ramshaw & Marcus 1995); in BIO
-    each begins so; in BIOES it also ends with E-, or is S- where it is one word.
+    each begins so.
 
     Raises:
         ValueError: a tag that is not of the scheme.
     """
     if scheme == "none":
         return list(tags)
-    marks = ("B-", "I-", "E-", "S-") if scheme == "bioes" else ("B-", "I-")
     out, before = [], "O"
     for tag in tags:
-        if tag != "O" and not (tag[:2] in marks and tag[2:]):
-            kinds = ", ".join(f"{mark}KIND" for mark in marks)
-            raise ValueError(f"the tag '{tag}' is none of the scheme {scheme}: write O, {kinds}")
+        if tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
+            raise ValueError(f"the tag '{tag}' is none of the scheme {scheme}: write O, B-KIND, I-KIND")
         begins = scheme == "iob1" and tag[:2] == "I-" and before[2:] != tag[2:]
         out.append(f"B-{tag[2:]}" if begins else tag)
         before = tag

@@ -15,6 +15,7 @@ from jax.sharding import Sharding
 
 from ftjax import tree
 from ftjax.errors import UserError
+from ftjax.files import local
 from ftjax.hub import (
     albert,
     bart,
@@ -182,14 +183,14 @@ def save(
       params: canonical, or with a cut layer stack.
       extra: further config.json entries (pad_token_id, eos_token_id, id2label, ...), which our Config does not hold.
     Raises:
-      UserError: a model that no known family can hold, or parameters that are not the model's.
+      UserError: a model that no known family can hold, parameters that are not the model's, or a bucket's path.
     """
     cfg = model.cfg
     family = family_of(cfg)
     config = hf_config(family, cfg)
     tensors = names.write(family, model, {**params, "layers": uncut(params["layers"])})
     dtype = str(params["embed"]["tokens"]["embedding"].dtype)
-    files.write(Path(directory), {**config, "dtype": dtype, **(extra or {})}, tensors)
+    files.write(local(os.fspath(directory), "directory"), {**config, "dtype": dtype, **(extra or {})}, tensors)
 
 
 def family_of(cfg: Config) -> Family:

@@ -161,15 +161,24 @@ def test_bad_command_lines(capsys, argv, word):
     assert word in said.out + said.err
 
 
+TEACH = ["teach", "--config=configs/default.py:distill=token", "--config.distill.teacher=nano-gpt"]
+
+
 @pytest.mark.parametrize("argv", [
-    ["export", "--workdir=run"], ["merge", "--workdir=run"], ["generate", "--model=nano-gpt", "--input=a.jsonl"],
-    ["embed", "--model=nano-bert", "--input=a.txt"], ["self-instruct", "--seeds=a.jsonl", "--model=nano-gpt"],
-    ["tokenizer", "train", "--kind=bpe", "--input=a.txt", "--vocab_size=9"],
-    ["teach", "--config=configs/default.py:distill=token", "--config.distill.teacher=nano-gpt"],
+    ["export", "--workdir=run", "--output=gs://b/x"], ["merge", "--workdir=run", "--output=gs://b/x"],
+    ["import", "--adapter=a", "--model=nano-gpt", "--workdir=gs://b/x"],
+    ["generate", "--model=nano-gpt", "--input=a.jsonl", "--output=gs://b/x"],
+    ["generate", "--model=nano-gpt", "--output=b.jsonl", "--input=gs://b/x"],
+    ["embed", "--model=nano-bert", "--input=a.txt", "--output=gs://b/x"],
+    ["embed", "--model=nano-bert", "--query=a", "--index=gs://b/x"],
+    ["score", "--predictions=a.jsonl", "--metrics=bleu", "--per_example=gs://b/x"],
+    ["self-instruct", "--seeds=a.jsonl", "--model=nano-gpt", "--output=gs://b/x"],
+    ["tokenizer", "train", "--kind=bpe", "--input=a.txt", "--vocab_size=9", "--output=gs://b/x"],
+    [*TEACH, "--output=gs://b/x"], [*TEACH, "--sequences", "--output=a.jsonl", "--hypotheses=gs://b/x"],
 ])  # fmt: skip
-def test_what_is_no_run_is_not_written_to_a_bucket(capsys, argv):
-    assert main([*argv, "--output=gs://bucket/x"]) == 2
-    assert "--output=gs://bucket/x: give a path of this machine" in capsys.readouterr().err
+def test_what_is_no_run_does_not_lie_in_a_bucket(capsys, argv):
+    assert main(argv) == 2
+    assert f"{argv[-1]}: give a path of this machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "generate"])

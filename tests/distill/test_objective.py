@@ -235,7 +235,8 @@ def test_a_virtual_student_learns_from_it(pair, examples, lay):
     model, teacher, variables = pair
     batch, _ = lay([examples(5, 3), []], T)
     plain = value(distillation(model, Divergence(), teacher, virtual=True), variables, batch)
-    assert plain.loss == value(distillation(model, Divergence(), teacher), variables, batch).loss
+    theirs = value(distillation(model, Divergence(), teacher), variables, batch)
+    np.testing.assert_allclose(plain.loss, theirs.loss, rtol=1e-6)
 
 
 class Tokenizer(dict):
