@@ -94,7 +94,8 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give the teacher: distill=token (or sequence) and --config.distill.teacher=RUN|MODEL")
     if astray := [f"--{name}" for name in (CACHE if text else TEXT) if values[name].present]:
         raise UserError(f"{', '.join(astray)}: not {'with' if text else 'without'} --sequences")
-    files = {name: local(values[name].value, f"--{name}") for name in ("output", "hypotheses") if values[name].value}
+    get: Any = lambda name: values[name].value  # noqa: E731
+    files = {name: local(get(name), f"--{name}") for name in ("output", "hypotheses") if get(name)}
     if text:
         _write_text(f, values, **files)
     else:
