@@ -4,7 +4,7 @@
 
 Two tasks on the shipped `nano-gpt`, with names from the project's own generator: `vowels` counts the vowels of a name
 (classification), `reverse` spells it backwards (generation, exact match). Prints one table and writes `report.html`
-with the table and the curves. An interrupted demo goes on where it stopped. 7 to 9 minutes on 2 CPU cores; full, head
+with the table and the curves. An interrupted demo goes on where it stopped. 7 to 14 minutes on 2 CPU cores; full, head
 and LoRA come first and take half of it.
 """
 
