@@ -13,10 +13,9 @@ The teacher is nano-gpt, fine-tuned in full; students are two of nano-gpt's four
 same number of steps. Word-KD: half of the loss is the teacher's distribution at each token. Seq-KD: the teacher's best
 of 10 beams in place of the reference. Seq-Inter: of these 10 the one closest to a reference (the paper: of 35), in the
 second half of the steps, after Seq-KD in the first; all three: Word-KD in that half as well. Three seeds of one
-teacher and one corpus; 22 and 19 minutes of processes, without what the
-teachers take. The shape is on neither task: the teacher's names are the
-references themselves, and on E2E the beams of this small teacher repeat phrases (49.9 BLEU, greedily 56.8), which
-Seq-KD hands on.
+teacher and one corpus; 22 and 19 minutes of processes, without what the teachers take. The shape is on neither task:
+the teacher's names are the references themselves, and on E2E the beams of this small teacher repeat phrases (49.9 BLEU,
+greedily 56.8), which Seq-KD hands on.
 """
 
 import json

@@ -12,7 +12,7 @@ nano, a scaled-down analogue: nano-bert's shape from scratch on made-up sentence
 model (500,000 steps, 160 GB) and of BERT's, by a rate of 1e-5, batches of 32, weight decay 0.1, 10 epochs, warm-up 6%
 (one of its grid, from memory); the checkpoints between are not public.
 
-nano: 12 runs, two seeds, 12 minutes on 2 cores: found, each of the three helps, the amount of text most where steps
+nano: 12 runs, two seeds, 24 minutes of processes: found, each of the three helps, the amount of text most where steps
 are many (2.55 and 0.93).
 """
 

@@ -49,6 +49,11 @@ def of_rows(model, params, batch):
     return model.apply({"params": params}, batch["input_ids"], **ids).logits
 
 
+def value(objective, variables, batch, key=None):
+    """The objective's Sums, as one program."""
+    return jax.jit(objective.loss)(variables, batch, key)
+
+
 @pytest.mark.parametrize(("key", "reduction"), [(None, "token"), (KEY, "sentence")])
 def test_without_the_teacher_it_is_the_hard_loss(pair, batch, key, reduction):
     model, teacher, variables = pair
@@ -71,10 +76,6 @@ def test_the_mixture_by_hand(pair, batch, kind):
     np.testing.assert_allclose(sums.loss, 0.7 * kd + 0.3 * hard, rtol=1e-5)
     assert sums.weight == real.sum() == sums.metrics["kd"][1] == sums.metrics["nll"][1]
     np.testing.assert_allclose((sums.metrics["kd"][0], sums.metrics["nll"][0]), (kd, hard), rtol=1e-5)
-
-
-def value(objective, variables, batch, key=None):
-    return jax.jit(objective.loss)(variables, batch, key)
 
 
 def cached(batch, teacher, variables, k, temperature=1.0):

@@ -152,6 +152,7 @@ def test_save(saved, tmp_path):
     )
     odd = type(model)(model.cfg.replace(norm="rmsnorm"))
     assert "cannot say norm='rmsnorm'" in message(ftjax.save, tmp_path, odd, params)
+    assert "directory=gs://b/x: give a path of this machine" in message(ftjax.save, "gs://b/x", model, params)
     assert not list(tmp_path.iterdir())
 
 
