@@ -234,7 +234,7 @@ def keys_values(model: Transformer, params: Any, ids: Sequence[int]) -> tuple[ja
     """The keys (rotated, where the model rotates) and values of one text: `[L, P, K, hd]` each."""
     tokens = jnp.asarray([list(ids)], jnp.int32)
     out = model.apply({"params": params}, tokens, cache=empty_cache(model.cfg, 1, tokens.shape[1]), method="hidden")
-    keys, values = out.cache.kv  # type: ignore[union-attr]
+    keys, values = out.cache.kv
     return keys[:, 0].transpose(0, 3, 1, 2), values[:, 0].swapaxes(1, 2)
 
 

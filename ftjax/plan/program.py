@@ -43,7 +43,7 @@ class Program(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """(rows, tokens, labelled positions, an encoder's tokens) of the batch."""
-        return batch_shape(self.batch)  # type: ignore[arg-type]
+        return batch_shape(self.batch)
 
     def placed(self, mesh: Mesh) -> tuple[Tree, ...]:
         """(state, frozen, batch, key) with where each lives on a mesh, as in a run."""
@@ -89,7 +89,7 @@ def make_program(f: Fields, mesh: Mesh | None = None) -> Program:
         raise UserError(re.sub(rf"step (\d+) of {steps}\b", in_epochs, str(error))) from None
     state = jax.eval_shape(lambda leaves: init_state(leaves, tx), leaves)
     sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
-    flops = step_flops(parts.model.cfg, parts.labels, parts.variables, sited, *batch_shape(batch))  # type: ignore[arg-type]
+    flops = step_flops(parts.model.cfg, parts.labels, parts.variables, sited, *batch_shape(batch))
     return Program(parts, make_step(parts.objective.loss, tx, f.micro_batches), state, frozen, batch, flops, f.steps)
 
 
