@@ -269,6 +269,8 @@ def whole(folder: Path) -> Iterator[Path]:
     Raises:
       UserError: a place that cannot be written to.
     """
+    if in_bucket(folder):
+        raise UserError(f"{folder}: this goes to folders of this machine alone")
     folder = absolute(folder)
     aside = _beside(folder)
     try:
