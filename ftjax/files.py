@@ -128,6 +128,25 @@ def make_folder(path: Path) -> None:
             path.mkdir(parents=True, exist_ok=True)
 
 
+def read_bytes(path: Path) -> bytes:
+    """What a file holds at one time, whoever writes it anew meanwhile.
+
+    Raises:
+      OSError: none there, or none that can be read.
+    """
+    if in_bucket(path):
+        import fsspec
+
+        # one request: a file that is opened there asks for its size first
+        return cast(bytes, fsspec.filesystem("gs").cat_file(str(path)))
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """As `read_bytes`, a text in UTF-8."""
+    return read_bytes(path).decode()
+
+
 def write_text(path: Path, text: str) -> None:
     """Written aside, then renamed.
 
@@ -159,7 +178,7 @@ def create(path: Path, text: str) -> bool:
                     _link(aside, path)
         except FileExistsError:
             # of a bucket's, the answer to a first try may have been lost
-            return in_bucket(path) and path.read_text("utf-8") == text
+            return in_bucket(path) and read_text(path) == text
     return True
 
 
@@ -210,7 +229,7 @@ class Growing:
         """A file there, as it is so far."""
         path = self.folder / name
         if self._up is not None and (self._up / name).exists():
-            path.write_bytes((self._up / name).read_bytes())
+            path.write_bytes(read_bytes(self._up / name))
         return path
 
     def copy(self, now: bool = True) -> None:

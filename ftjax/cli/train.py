@@ -7,7 +7,7 @@ from absl import flags
 
 from ftjax.cli.flags import define_config, read_config, run_config
 from ftjax.errors import UserError
-from ftjax.files import as_path
+from ftjax.files import as_path, read_text
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -45,7 +45,7 @@ def _together(path: Path) -> None:
     from ftjax.train.loop import train_together
 
     try:
-        runs = json.loads(path.read_text("utf-8"))
+        runs = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"--together={path}: cannot be read ({error})") from None
     asked = []

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import psutil
 
-from ftjax.files import as_json, create, make_folder, modified, write_json
+from ftjax.files import as_json, create, make_folder, modified, read_bytes, read_text, write_json
 
 BAD_INPUT, OUT_OF_MEMORY, PREEMPTED, INTERRUPTED = "bad input", "out of memory", "preempted", "interrupted"
 FREE = (PREEMPTED, INTERRUPTED)  # ended from outside: no failure
@@ -149,7 +149,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 def _read(file: Path) -> Attempt:
     try:
-        attempt = Attempt(**json.loads(file.read_text("utf-8")))
+        attempt = Attempt(**json.loads(read_text(file)))
         return attempt._replace(processes=[(int(pid), created) for pid, created in attempt.processes])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: cannot be read ({error})") from None
@@ -158,7 +158,7 @@ def _read(file: Path) -> Attempt:
 def exit_code(folder: Path, attempt: Attempt) -> int | None:
     """Of a job's processes that of the one to blame: the first that failed by itself, before one that was ended."""
     paths = sorted(folder.glob(f"attempt-{attempt.number}.*.code"), key=modified)
-    codes = [int(text) for path in paths if (text := path.read_text().strip())]
+    codes = [int(text) for path in paths if (text := read_text(path).strip())]
     blamed = [code for code in codes if code not in (0, 143)]
     return blamed[0] if blamed else max(codes, default=None)
 
@@ -168,7 +168,7 @@ def causes(folder: Path, attempts: Sequence[Attempt]) -> Counter[str]:
     going = "done" if (folder / "result.json").exists() else "running"
     found = Counter(a.cause or (going if a.alive else LOST) for a in attempts)
     starts = [a.starts(folder) for a in attempts]
-    again = sum(max(len(path.read_text().splitlines()) - 1, 0) for path in starts if path.exists())
+    again = sum(max(len(read_text(path).splitlines()) - 1, 0) for path in starts if path.exists())
     return found + Counter({PREEMPTED: again})
 
 
@@ -187,7 +187,7 @@ def cause_of(code: int | None, log: Sequence[str]) -> str:
 
 def tail(log: Path, count: int = 50) -> list[str]:
     """The last lines that are not empty."""
-    lines = log.read_bytes().decode("utf-8", "replace").splitlines() if log.exists() else []
+    lines = read_bytes(log).decode("utf-8", "replace").splitlines() if log.exists() else []
     return [line for line in lines if line.strip()][-count:]
 
 

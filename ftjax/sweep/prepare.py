@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ftjax.errors import RunError, UserError
-from ftjax.files import in_bucket, write_json
+from ftjax.files import in_bucket, read_text, write_json
 from ftjax.sweep.attempt import (
     BAD_INPUT,
     INTERRUPTED,
@@ -94,7 +94,7 @@ def _read_done(sweep: Sweep) -> dict[str, Any] | None:
     """What a finished preparation said of itself; None where there is none."""
     path = sweep.prepared / DONE
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

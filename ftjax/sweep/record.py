@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ftjax.files import modified
+from ftjax.files import modified, read_text
 from ftjax.sweep.attempt import FREE, Attempt, read_attempts
 from ftjax.sweep.trial import PREPARED, Run
 
@@ -93,7 +93,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     if not isinstance(found, dict):
@@ -104,7 +104,7 @@ def _object(path: Path) -> dict[str, Any]:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl; a half one, as a running or killed process leaves, is none."""
     path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for line in read_text(path).splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:

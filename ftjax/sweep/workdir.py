@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftjax.errors import UserError
-from ftjax.files import make_folder, write_json
+from ftjax.files import make_folder, read_text, write_json
 from ftjax.sweep.trial import Experiment, Run, digest_of, load_experiment, local_paths, make_runs, prepared_in
 
 ASKED = ("experiment", "scale", "config", "overrides")
@@ -83,7 +83,7 @@ def open_sweep(workdir: Path) -> Sweep:
 def _read(workdir: Path) -> dict[str, Any]:
     path = workdir / "sweep.json"
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} has no sweep.json; give the --workdir of a sweep") from None
     except ValueError as error:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.files import absolute, make_folder, write_json, writing
+from ftjax.files import absolute, make_folder, read_text, write_json, writing
 from ftjax.parallel.processes import is_first
 from ftjax.train.fields import leaves
 
@@ -28,7 +28,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        return ConfigDict(json.loads(read_text(path)))
     except FileNotFoundError:
         raise UserError(f"{workdir} is no run: it has no config.json; give the --workdir of a finished train") from None
     except json.JSONDecodeError as error:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ftjax import tree
 from ftjax.errors import UserError
-from ftjax.files import Growing, write_json
+from ftjax.files import Growing, read_text, write_json
 from ftjax.kinds import require
 from ftjax.metrics import METRICS
 from ftjax.parallel.mesh import place, rows_here, rows_multiple
@@ -109,7 +109,7 @@ class Course:
         """
         claim(self.workdir, self.config)
         if (self.workdir / "result.json").exists():
-            self.result = json.loads((self.workdir / "result.json").read_text())
+            self.result = json.loads(read_text(self.workdir / "result.json"))
 
     def open(self, mesh: Mesh, beside: Sequence["Course"] = (), name: str = "") -> None:
         """State and data, where they are computed and where they stood; says what there is, under a name."""

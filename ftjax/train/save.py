@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftjax import hub, tree
-from ftjax.files import whole
+from ftjax.files import read_text, whole
 from ftjax.hub import files
 from ftjax.train.build import Parts
 from ftjax.train.fields import Fields
@@ -44,7 +44,7 @@ def card(f: Fields, parts: Parts, params: Any, runs: Sequence[Path]) -> str:
         ("method", f"`{f.method.name}`, merged into the weights"),
     ]
     rows += [("parameters", f"{tree.count(params):,}")]
-    results = [json.loads(file.read_text("utf-8")) for run in runs if (file := run / "result.json").exists()]
+    results = [json.loads(read_text(file)) for run in runs if (file := run / "result.json").exists()]
     for result in (found for found in results if found.get("steps")):  # not of an imported adapter
         trained = f"{result['trainable_parameters']:,} parameters, {result['steps']} steps, seed {result['seed']}"
         rows += [("trained", trained), ("config, commit", f"`{result['config_hash']}`, `{result['commit']}`")]

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,18 @@ import pytest
 from ftjax import files
 from ftjax.cli.main import main
 from ftjax.errors import UserError
-from ftjax.files import Growing, as_path, create, in_bucket, make_folder, modified, whole, write_json, write_text
+from ftjax.files import (
+    Growing,
+    as_path,
+    create,
+    in_bucket,
+    make_folder,
+    modified,
+    read_text,
+    whole,
+    write_json,
+    write_text,
+)
 from ftjax.sweep.attempt import claim, finish, keep, read_attempts
 from ftjax.sweep.record import read, read_rows
 from ftjax.sweep.workdir import claim as claim_sweep
@@ -96,6 +108,24 @@ def test_of_those_who_create_at_once_one_does(storage, bucket):
     path = as_path(f"{bucket}/0")
     assert create(path, path.read_text())  # the answer to a try of ours was lost
     assert not create(path, "another")
+
+
+def test_what_is_read_is_of_one_time(storage, bucket):
+    path, texts = as_path(bucket) / "x", ["a" * 10, "b" * 1000]
+    write_text(path, texts[0])
+    name, _, inside = str(path).removeprefix("gs://").partition("/")
+    done = threading.Event()
+
+    def rewrite():
+        while not done.is_set():
+            for text in texts:
+                storage.put(name, inside, text.encode(), None)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(rewrite)
+        read = {read_text(path) for _ in range(50)}
+        done.set()
+    assert read <= set(texts)
 
 
 def test_files_that_grow(storage, bucket):
