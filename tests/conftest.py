@@ -23,7 +23,6 @@ import zlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -84,7 +83,8 @@ def random_like(shapes, seed=0, scale=0.4):
 
     def draw(path, x):
         rng = np.random.default_rng([zlib.crc32(path.encode()), seed])
-        return jnp.asarray(scale * rng.standard_normal(x.shape) + path.endswith("norm/scale"), x.dtype)
+        value = scale * rng.standard_normal(x.shape) + path.endswith("norm/scale")
+        return jax.device_put(value.astype(x.dtype))  # jnp.asarray compiles a program a shape
 
     return tree.map_paths(draw, shapes)
 
@@ -158,7 +158,7 @@ def _lay(rows, length, side="right"):
                 m += 1
             where.append(part)
             at += n
-    return {name: jnp.asarray(x) for name, x in batch.items()}, where
+    return jax.device_put(batch), where
 
 
 @pytest.fixture(scope="session")

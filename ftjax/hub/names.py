@@ -40,7 +40,6 @@ def normalise(family: Family, tensors: Mapping[str, Stored]) -> dict[str, Stored
     return out
 
 
-@functools.lru_cache(maxsize=8)
 def _shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
     return {path: x.shape for path, x in tree.flatten(abstract(Transformer(cfg))).items()}
 

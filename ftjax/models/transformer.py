@@ -225,6 +225,7 @@ def _source(model: Transformer, ids: jax.Array) -> dict[str, jax.Array]:
     return {"encoder_input_ids": ids} if model.cfg.encoder else {}
 
 
+@functools.lru_cache(maxsize=64)  # traced once for all that ask: checkpoints, adapters, a random start
 def abstract(model: Transformer) -> Any:
     """Shapes and dtypes of the parameters, without making them."""
     return jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
@@ -250,7 +251,7 @@ def shifted(model: Transformer, variables: Any, position: int, rows: int = 1) ->
         return int(model.apply(variables, jnp.full((rows, 1), position), method=at).max())
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def sites(model: Transformer) -> dict[str, dict[str, tuple[int, ...]]]:
     """{site path: {hook: shape}} of everything an adapter may act on, from one abstract forward pass."""
     params, one = abstract(model), jnp.zeros((1, 1), jnp.int32)

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
         tokenizer = train_tokenizer(kind, [path / "text.txt"], 300 if family == "gpt2" else 110)
         tokenizer.save_pretrained(path)
         torch.manual_seed(0)
-        vocab = dict(vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=16, num_attention_heads=2)
+        vocab = dict(vocab_size=len(tokenizer), num_hidden_layers=1, hidden_size=16, num_attention_heads=2)
         if family == "bert":
             sizes = dict(intermediate_size=24, max_position_embeddings=32, pad_token_id=0)
             model = hf.BertModel(hf.BertConfig(**vocab, **sizes))

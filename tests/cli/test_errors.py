@@ -25,7 +25,7 @@ ROWS = ["--config.task.train_size=16", "--config.task.validation_size=4", "--con
 def directory(tmp_path_factory, make):
     """A tiny GPT-2 with a character tokenizer, as a Hugging Face directory."""
     folder = tmp_path_factory.mktemp("model")
-    made = make("gpt2", max_positions=128, vocab_size=257)
+    made = make("gpt2", max_positions=128, vocab_size=257, num_layers=1)
     ftjax.save(folder, made.model, made.params)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate([*alphabet, "<|endoftext|>"])}

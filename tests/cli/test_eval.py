@@ -18,6 +18,7 @@ SMALL = {
     "model.layers": (0,),
 }
 FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
+CLASSES = [CONFIG, *FLAGS, "--config.data.buckets=1"]
 
 
 def said(caplog):
@@ -27,16 +28,16 @@ def said(caplog):
 
 
 def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
-    assert main(["eval", CONFIG, *FLAGS]) == 0
+    assert main(["eval", *CLASSES]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 8
     [line] = said(caplog)
     assert "classifier/kernel; it was never trained" in line and "\n" not in line
     run = [f"--workdir={tmp_path / 'run'}", "--config.steps=1", "--config.batch_size=8"]
-    assert main(["train", CONFIG, *FLAGS, *run]) == 0
+    assert main(["train", *CLASSES, *run]) == 0
     report = capsys.readouterr().err
     assert report.count("newly initialised: classifier/") == 1 and "never trained" not in report  # it is about to be
     more = [f"--workdir={tmp_path / 'more'}", f"--config.warm_start={tmp_path / 'run'}", *run[1:]]
-    assert main(["train", CONFIG, *FLAGS, *more]) == 0 and "newly initialised" not in capsys.readouterr().err
+    assert main(["train", *CLASSES, *more]) == 0 and "newly initialised" not in capsys.readouterr().err
     assert main(["eval", run[0]]) == 0
     assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
 
@@ -44,5 +45,5 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
 @pytest.mark.parametrize("field", ["warm_start=run", "task.shots=2", "generate.num_beams=3"])
 def test_a_field_that_nothing_reads_is_told_before_the_evaluation(field, capsys, monkeypatch):
     monkeypatch.setattr(Evaluator, "__call__", None)
-    assert main(["eval", CONFIG, *FLAGS, f"--config.{field}"]) == 2
+    assert main(["eval", *CLASSES, f"--config.{field}"]) == 2
     assert f"config.{field.partition('=')[0]}=" in (err := capsys.readouterr().err) and "nothing in this run" in err

@@ -1,5 +1,6 @@
 """ftjax methods and merge; runs of methods whose leaves differ from the base's."""
 
+import functools
 import json
 
 import jax
@@ -19,15 +20,16 @@ SIZES = ["--config.task.train_size=16", "--config.task.validation_size=4", "--co
          "--config.model.scan_unroll=1"]  # fmt: skip
 
 
-@pytest.fixture
-def trained(tmp_path, capsys):
-    """trained(name, method, *flags) -> the workdir of two steps of nano-gpt on vowels."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """trained(method, *flags) -> the workdir of two steps of nano-gpt on vowels, made once."""
 
-    def run(name, method, *flags):
+    @functools.cache
+    def run(method, *flags):
+        workdir = tmp_path_factory.mktemp(method) / "run"
         config = f"--config=configs/default.py:model=nano-gpt,task=vowels,method={method}"
-        code = main(["train", config, f"--workdir={tmp_path / name}", *SIZES, *flags])
-        assert code == 0, capsys.readouterr().err
-        return tmp_path / name
+        assert main(["train", config, f"--workdir={workdir}", *SIZES, *flags]) == 0
+        return workdir
 
     return run
 
@@ -42,20 +44,20 @@ def test_the_table_of_methods(capsys):
 
 def test_cut_rows_go_on_in_another_method(trained):
     """What top_layers trained of the stack is what a run that starts from it starts with."""
-    first = trained("top", "top_layers", "--config.method.count=1")
-    second = trained("then", "lora", f"--config.warm_start={first}")
-    layers = load_run(first)[1].variables["params"]["layers"]
+    first = trained("top_layers", "--config.method.count=1")
+    second = trained("lora", f"--config.warm_start={first}")
+    layers = jax.device_get(load_run(first)[1].variables["params"]["layers"])
     assert set(layers) == {"0:3", "3:4"}
-    started = load_run(second)[1].variables["params"]["layers"]
-    _, base = ftjax.load("nano-gpt", dtype=np.float32)
+    started = jax.device_get(load_run(second)[1].variables["params"]["layers"])
+    base = jax.device_get(ftjax.load("nano-gpt", dtype=np.float32)[1]["layers"])
     for path, x in tree.flatten(started).items():
         np.testing.assert_array_equal(x[3:], tree.flatten(layers["3:4"])[path], err_msg=path)
-        np.testing.assert_array_equal(x[:3], tree.flatten(base["layers"])[path][:3])
-    assert not np.array_equal(started["ffn"]["up"]["kernel"], base["layers"]["ffn"]["up"]["kernel"])
+        np.testing.assert_array_equal(x[:3], tree.flatten(base)[path][:3])
+    assert not np.array_equal(started["ffn"]["up"]["kernel"], base["ffn"]["up"]["kernel"])
 
 
 def test_merge_writes_a_model_that_gives_the_runs_logits(trained, tmp_path, capsys):
-    workdir = trained("lora", "lora", "--config.optimizer.learning_rate=0.1")
+    workdir = trained("lora", "--config.optimizer.learning_rate=0.1")
     assert main(["merge", f"--workdir={workdir}", f"--output={tmp_path / 'merged'}"]) == 0
     _, parts = load_run(workdir)
     ids = np.arange(12).reshape(2, 6)
@@ -63,20 +65,20 @@ def test_merge_writes_a_model_that_gives_the_runs_logits(trained, tmp_path, caps
     model, params = ftjax.load(tmp_path / "merged")
     np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, ids).logits, live, rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())
-    kernels = [tree.flatten(p)["layers/attn/q/kernel"] for p in (params, parts.variables["params"])]
+    kernels = [np.asarray(tree.flatten(p)["layers/attn/q/kernel"]) for p in (params, parts.variables["params"])]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["prompt", "prefix+lora"])
 def test_what_cannot_be_merged_says_why(trained, tmp_path, capsys, method):
-    workdir = trained("run", method)
+    workdir = trained(method)
     assert main(["merge", f"--workdir={workdir}", f"--output={tmp_path / 'merged'}"]) == 2
     assert "cannot merge" in capsys.readouterr().err and not (tmp_path / "merged").exists()
     assert jax.tree.leaves(load_run(workdir)[1].variables["adapters"])
 
 
 def test_a_soft_prompt_that_was_forgotten(trained):
-    _, parts = load_run(trained("run", "prompt"))
+    _, parts = load_run(trained("prompt"))
     model, params = ftjax.load("nano-gpt")
     adapters = parts.method.expand(parts.variables["adapters"], params)
     ids = np.arange(4)[None]
@@ -89,8 +91,8 @@ def test_a_soft_prompt_that_was_forgotten(trained):
 def test_a_run_that_starts_from_trained_weights(trained, tmp_path, capsys):
     """DoRA's norms are those of the weights that it starts from, its adapter is not one of the base's, and a run of
     another alpha cannot take over A and B."""
-    first = trained("full", "full", "--config.optimizer.learning_rate=0.01")
-    second = trained("dora", "lora", f"--config.warm_start={first}", "--config.method.dora=True")
+    first = trained("full", "--config.optimizer.learning_rate=0.01")
+    second = trained("lora", f"--config.warm_start={first}", "--config.method.dora=True")
     params = load_run(first)[1].variables["params"]
     magnitude = (
         build(Fields(read_config(second)), str(first)).variables["adapters"]["layers"]["attn"]["q"]["lora"].magnitude

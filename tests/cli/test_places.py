@@ -12,7 +12,7 @@ from ftjax.sweep.workdir import claim, plan
 from ftjax.train.log import Log
 
 SMALL = [
-    "--config.batch_size=4", "--config.eval_batch_size=4", "--config.data.buckets=1", "--config.model.layers=(0,1)",
+    "--config.batch_size=4", "--config.eval_batch_size=4", "--config.data.buckets=1", "--config.model.layers=(0,)",
     "--config.method.targets=('attn/q',)", *(f"--config.task.{x}_size=8" for x in ("train", "validation", "test")),
 ]  # fmt: skip
 TRAIN = ["train", "--config=configs/default.py:task=vowels", *SMALL]

@@ -20,7 +20,8 @@ def trials(scale):
     """One cell."""
     if scale == "paper":
         return []
-    fields = {"steps": 2, "eval_every": 2, "batch_size": 4, "eval_batch_size": 4, "method.targets": ("attn/q",)}
+    fields = {"steps": 2, "eval_every": 2, "batch_size": 4, "eval_batch_size": 4, "method.targets": ("attn/q",),
+              "model.layers": (0,), "data.buckets": 1}
     sizes = {f"task.{split}_size": 8 for split in ("train", "validation", "test")}
     return [Trial("row", "", 3, "task=vowels", fields | sizes)]
 '''

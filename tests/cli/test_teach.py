@@ -22,7 +22,8 @@ def folder(make, tmp_path_factory):
     (root / "text.txt").write_text(" ".join(WORDS) * 20)
     tokenizer = train_tokenizer("byte_bpe", [root / "text.txt"], 280)
     size = dict(vocab_size=len(tokenizer), max_positions=40)
-    models = {"student": make("gpt2", **size), "teacher": make("llama", **size, num_layers=3, hidden_size=24)}
+    size["num_layers"] = 1
+    models = {"student": make("gpt2", **size), "teacher": make("llama", **size, hidden_size=24)}
     models["critic"] = make("gpt2", **size, head="classification", num_classes=2, pooling="last", classifier_bias=False)
     for name, made in models.items():
         ftjax.save(root / name, made.model, made.params, extra={"eos_token_id": tokenizer.eos_token_id})

@@ -187,8 +187,8 @@ def test_a_run(mixture, tmp_path, capsys):
     cfg = mixture({"sst2": 8, "rte": 4, "copa": 4})
     files = {f"task.parts.{name}.files.{split}": cfg.parts[name].files[split]
              for name in ("sst2", "rte", "copa") for split in ("train", "validation")}  # fmt: skip
-    fields = {**files, "task.held_out": "nli", "steps": 2, "batch_size": 8, "task.max_length": 256, "eval_every": 2,
-              "generate.max_new_tokens": 4, "eval_batch_size": 8, "model.layers": (0,)}  # fmt: skip
+    fields = {**files, "task.held_out": "nli", "steps": 2, "batch_size": 4, "task.max_length": 256, "eval_every": 2,
+              "generate.max_new_tokens": 4, "eval_batch_size": 4, "model.layers": (0,)}  # fmt: skip
     flags = ["--config=configs/default.py:model=nano-gpt,task=mixture,method=lora", f"--workdir={tmp_path / 'run'}"]
     assert main(["train", *flags, *(f"--config.{field}={value}" for field, value in fields.items())]) == 0
     said = capsys.readouterr().err
@@ -202,7 +202,7 @@ def test_evaluation_by_parts(mixture, tmp_path, capsys):
     cfg = mixture({"sst2": 3, "copa": 2})
     files = {f"task.parts.{name}.files.{split}": cfg.parts[name].files[split]
              for name in ("sst2", "copa") for split in ("train", "validation")}  # fmt: skip
-    fields = {**files, "task.max_length": 256, "generate.max_new_tokens": 4, "eval_batch_size": 8, "model.layers": (0,)}
+    fields = {**files, "task.max_length": 256, "generate.max_new_tokens": 4, "eval_batch_size": 4, "model.layers": (0,)}
     flags = ["--config=configs/default.py:model=nano-gpt,task=mixture", f"--output={tmp_path / 'rows.jsonl'}"]
     assert main(["eval", *flags, *(f"--config.{field}={value}" for field, value in fields.items())]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -227,7 +227,7 @@ def test_parts_of_ones_own_rows(tmp_path, capsys):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         flags = [f"--config.task.files.{split}={path}" for split in ("train", "validation")]
         axes = "--config=configs/default.py:model=nano-gpt,task=lm"
-        small = ("model.layers=(0,)", "task.max_length=32", "generate.max_new_tokens=2")
+        small = ("model.layers=(0,)", "task.max_length=32", "generate.max_new_tokens=2", "eval_batch_size=4")
         assert main(["eval", axes, *flags, *(f"--config.{field}" for field in small)]) == 0
         return json.loads(capsys.readouterr().out)
 

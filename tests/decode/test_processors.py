@@ -1,5 +1,6 @@
 """Each processor does what transformers' does, and padding counts for nothing."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,9 +36,14 @@ def test_as_in_transformers(how):
     scores = rng.normal(0, 2, (4, VOCAB)).astype(np.float32)
     starts, changed = np.array([0, 2, 4, 3]), 0
     mask = (np.arange(T) >= starts[:, None]).astype(np.int32)
-    for step in (0, 1, 3, NEW - 1):
+
+    @jax.jit
+    def processed(step):
         seen = history(jnp.asarray(tokens[:, :T]), jnp.asarray(mask), jnp.asarray(tokens[:, T:]), step)
-        ours = np.asarray(process(jnp.asarray(scores), seen, step, how, ENDS))
+        return process(jnp.asarray(scores), seen, step, how, ENDS)
+
+    for step in (0, 1, 3, NEW - 1):
+        ours = np.asarray(processed(step))
         theirs = np.stack([expected(s, t, a, step, how) for s, t, a in zip(scores, tokens, starts)])
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
         changed += (ours != scores).sum()
@@ -45,7 +51,12 @@ def test_as_in_transformers(how):
 
 
 def test_virtual_ids_are_no_tokens():
-    seen = history(jnp.asarray([[VOCAB, VOCAB + 1, VOCAB, 3]]), jnp.ones((1, 4), int), jnp.zeros((1, 2), int), 0)
     how = Options(repetition_penalty=2.0, no_repeat_ngram_size=1)
-    out = process(jnp.ones((1, VOCAB)), seen, 0, how, ())
-    assert np.asarray(out)[0].tolist() == [1.0] * 3 + [-np.inf] + [1.0] * (VOCAB - 4)
+    prompt = jnp.asarray([[VOCAB, VOCAB + 1, VOCAB, 3]])
+
+    @jax.jit
+    def processed(step):
+        seen = history(prompt, jnp.ones((1, 4), int), jnp.zeros((1, 2), int), step)
+        return process(jnp.ones((1, VOCAB)), seen, step, how, ())
+
+    assert np.asarray(processed(0))[0].tolist() == [1.0] * 3 + [-np.inf] + [1.0] * (VOCAB - 4)

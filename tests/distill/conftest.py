@@ -2,15 +2,24 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import ftjax
 from configs.default import get_config
 from ftjax.data.tokenizer import train_tokenizer
+from ftjax.parallel.mesh import make_mesh
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
 SGD = {"optimizer.momentum": 0.0, "optimizer.schedule": "constant", "optimizer.warmup": 0.0, "optimizer.clip": 0.0}
+
+
+@pytest.fixture
+def mesh():
+    """The mesh that runs set: what is compiled under one is not there for what runs without."""
+    with jax.set_mesh(make_mesh(get_config().mesh)):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +37,10 @@ def folder(make, tmp_path_factory):
         (root / "text.txt").write_text(text * 20)
         tokenizer = train_tokenizer("byte_bpe", [root / "text.txt"], 280)
         size = dict(vocab_size=len(tokenizer), max_positions=40)
-        models = {"student": make("gpt2", **size), "teacher": make("llama", **size, num_layers=3, hidden_size=24)}
-        encoder = make("t5").cfg.encoder.replace(vocab_size=len(tokenizer))
-        models["seq2seq"] = make("t5", vocab_size=len(tokenizer), encoder=encoder)
+        student, teacher = {**size, "num_layers": 1}, {**size, "num_layers": 2, "hidden_size": 24}
+        models = {"student": make("gpt2", **student), "teacher": make("llama", **teacher)}
+        encoder = make("t5").cfg.encoder.replace(vocab_size=len(tokenizer), num_layers=1)
+        models["seq2seq"] = make("t5", vocab_size=len(tokenizer), num_layers=1, encoder=encoder)
         for kind, made in models.items() if not name else [("other", models["teacher"])]:
             ends = {"eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": 0}
             ftjax.save(root / kind, made.model, made.params, extra=ends)

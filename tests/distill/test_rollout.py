@@ -1,6 +1,7 @@
 """What a student writes for itself: batches that say what was drawn, rewards, and training on them."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,18 @@ from ftjax.train.fields import Fields
 from ftjax.train.loop import train
 from ftjax.train.rollout import Rollout
 
+pytestmark = pytest.mark.usefixtures("mesh")
 
+
+@partial(jax.jit, static_argnums=0)
 def log_probs(model, variables, batch):
     """Of the labels, `[B, M]`, 0 where none, by the plain forward pass."""
-    ids = {name: jnp.asarray(x) for name, x in batch.items() if name.endswith("_ids")}
-    logits = jax.jit(model.apply)(variables, ids.pop("input_ids"), **ids).logits
-    at = jnp.take_along_axis(logits, jnp.asarray(batch["label_positions"])[..., None], 1)
-    labels = np.maximum(batch["labels"], 0)
+    ids = {name: x for name, x in batch.items() if name.endswith("_ids")}
+    logits = model.apply(variables, ids.pop("input_ids"), **ids).logits
+    at = jnp.take_along_axis(logits, batch["label_positions"][..., None], 1)
+    labels = jnp.maximum(batch["labels"], 0)
     found = jnp.take_along_axis(jax.nn.log_softmax(at), labels[..., None], -1)[..., 0]
-    return np.where(batch["labels"] != IGNORED, found, 0)
+    return jnp.where(batch["labels"] != IGNORED, found, 0)
 
 
 def logged(workdir, name):
@@ -64,9 +68,8 @@ def test_a_batch_is_what_was_drawn(started, folder, monkeypatch, case):
         **parts.variables,
         "adapters": parts.method.expand(parts.variables["adapters"], parts.variables["params"]),
     }
-    np.testing.assert_allclose(
-        log_probs(parts.model, variables, batch).sum(1), drawn[0].scores.ravel(), rtol=1e-4, atol=1e-4
-    )
+    found = np.asarray(log_probs(parts.model, variables, batch)).sum(1)
+    np.testing.assert_allclose(found, drawn[0].scores.ravel(), rtol=1e-4, atol=1e-4)
     assert len(batch["labels"]) == 12 and len({tuple(row) for row in batch["labels"].tolist()}) > 6
     for row, prompt in enumerate(prompt_of(data.encoded, i) for i in host["example"].max(1) for _ in range(3)):
         ids, first = batch["input_ids"][row], batch["label_positions"][row, 0]
@@ -121,7 +124,7 @@ def test_rewards_are_measured_by_the_others_of_the_prompt(started):
 
 def test_policy_gradient_by_hand(make):
     """-sum of advantage log p over the tokens; the gradient is that of the formula written out."""
-    model, params = make("gpt2")
+    model, params = make("gpt2", num_layers=1)
     rng = np.random.default_rng(0)
     batch = {
         "input_ids": rng.integers(1, 50, (3, 6)), "segment_ids": np.ones((3, 6), int),
@@ -138,12 +141,15 @@ def test_policy_gradient_by_hand(make):
         picked = [(0, 1, 4, 0.5), (0, 2, 5, 0.5), (0, 3, 6, 0.5), (1, 2, 7, -0.5), (1, 3, 8, -0.5)]
         return -sum(advantage * logits[b, t, token] for b, t, token, advantage in picked)
 
-    value, grads = jax.jit(jax.value_and_grad(lambda params: run({"params": params}, batch, None).loss))(params)
+    def ours(params):
+        sums = run({"params": params}, batch, None)
+        return sums.loss, sums
+
+    (value, sums), grads = jax.jit(jax.value_and_grad(ours, has_aux=True))(params)
     wanted, theirs = jax.jit(jax.value_and_grad(by_hand))(params)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     for path, g in tree.flatten(theirs).items():
         np.testing.assert_allclose(tree.flatten(grads)[path], g, rtol=1e-4, atol=1e-5, err_msg=path)
-    sums = run({"params": params}, batch, None)
     assert (float(sums.weight), *map(float, sums.metrics["reward"])) == (5, 1, 2)
 
 

@@ -11,10 +11,18 @@ import ftjax
 from configs.default import get_config
 from ftjax import tree
 from ftjax.data.tokenizer import train_tokenizer
+from ftjax.parallel.mesh import make_mesh
 from ftjax.train.build import build
 from ftjax.train.fields import Fields
 
 TEXT = "the cat sat on a mat and Anna ran home to Rome by the sea . who sat ? where did Bob run again ? in Oslo , "
+
+
+@pytest.fixture(autouse=True)
+def mesh():
+    """The mesh that runs set: what is compiled under one is not there for what runs without."""
+    with jax.set_mesh(make_mesh(get_config().mesh)):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -83,21 +91,22 @@ def prepare(configure):
     return get
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _hidden(model, variables, ids, mask, types):
-    return model.apply(variables, ids, mask, token_type_ids=types, method="hidden").last_hidden
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _forward(model, expand, head, variables, ids, mask, types):
+    variables = {**variables, "adapters": expand(variables["adapters"], variables["params"])}
+    hidden = model.apply(variables, ids, mask, token_type_ids=types, method="hidden").last_hidden
+    return model.apply(variables, hidden, method=head) if head else hidden
 
 
 @pytest.fixture(scope="session")
 def forward():
-    """forward(parts, ids, token types) -> (hidden states [T, D] of one sequence, variables)."""
+    """forward(parts, ids, head, token types) -> hidden states of one sequence [T, D], or what a method of the model
+    (logits, classify) makes of each."""
 
-    def get(parts, ids, types=(), length=56):
-        adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
-        variables = {"params": parts.variables["params"], "adapters": adapters}
+    def get(parts, ids, head=None, types=(), length=56):
         padded, mask, kinds = np.zeros((3, 1, length), np.int32)
         padded[0, : len(ids)], mask[0, : len(ids)] = ids, 1
         kinds[0, : len(types)] = types[:length]
-        return _hidden(parts.model, variables, padded, mask, kinds)[0], variables
+        return np.asarray(_forward(parts.model, parts.method.expand, head, parts.variables, padded, mask, kinds))[0]
 
     return get

@@ -234,7 +234,9 @@ def test_a_run(folder, tmp_path, capsys):
         "eval_every=2",
         "task.max_length=100",
         "task.system=x",
+        "batch_size=2",
         "eval_batch_size=2",
+        "generate.max_new_tokens=4",
     )
     assert main(["train", config, run, *(f"--config.{field}" for field in fields)]) == 0, capsys.readouterr().err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -264,10 +266,11 @@ def test_instructions_of_others_as_conversations(tmp_path, capsys):
     (tmp_path / "chat.json").write_text(json.dumps(chats))
     for task, files, more in (
         ("chat", tmp_path / "chat.json", ("task.chat_template=plain", "task.system=Answer.")),
-        ("instructions", file, ("task.max_train_rows=40", "task.max_eval_rows=8", "generate.examples=2")),
+        ("instructions", file, ("task.max_train_rows=40", "task.max_eval_rows=8")),
     ):
         fields = (f"task.files.train={files}", f"task.files.validation={files}", "steps=3", "task.max_length=256",
-                  "data.overlong=truncate", "batch_size=4", "model.layers=(0,)", *more)  # fmt: skip
+                  "data.overlong=truncate", "batch_size=4", "eval_batch_size=4", "model.layers=(0,)",
+                  "generate.examples=2", "generate.max_new_tokens=4", *more)  # fmt: skip
         config = f"--config=configs/default.py:model=nano-gpt,task={task},method=lora"
         flags = [config, f"--workdir={tmp_path / task}", *(f"--config.{field}" for field in fields)]
         assert main(["train", *flags]) == 0, capsys.readouterr().err

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from configs.default import get_config
 from ftjax.errors import UserError
@@ -48,9 +49,8 @@ def test_the_word_is_sought_among_those_of_the_file(asked, forward, vocabulary, 
     nll, words = [], []
     for i in range(3):
         ids = encoded[i].tokens.tolist()
-        hidden, variables = forward(parts, ids)
         at = ids.index(parts.tokenizer.mask_token_id) if model == "bert" else len(ids) - 1
-        log_p = jax.nn.log_softmax(parts.model.apply(variables, hidden[at], method="logits"))
+        log_p = log_softmax(forward(parts, ids, "logits")[at])
         nll.append(-log_p[encoded.labels[i]])
         words.append(max(token, key=lambda word, log_p=log_p: log_p[token[word][0]]))
     np.testing.assert_allclose(result["loss"], np.mean(nll), rtol=1e-4)  # over the whole vocabulary
@@ -67,7 +67,7 @@ def test_without_a_file_every_token_may_be_it(asked):
     assert all(isinstance(row["prediction"], str) for row in rows)
 
 
-def test_p_tuning_asks_after_its_last_token(asked):
+def test_p_tuning_asks_after_its_last_token(asked, forward):
     """The GPT's form of Liu et al.: [P]*3 head [P]*3 -> target."""
     fields = {"task.template": "[X] [Y]", "method.template": "{3}{text}{3}"}
     f, parts = asked("gpt", "p_tuning", **fields)
@@ -75,11 +75,9 @@ def test_p_tuning_asks_after_its_last_token(asked):
     size, head = parts.model.cfg.vocab_size, parts.tokenizer("the cat")["input_ids"]
     ids = [size, size + 1, size + 2, *head, size + 3, size + 4, size + 5]
     assert data.encoded[0].tokens.tolist() == ids
-    adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
-    variables = {"params": parts.variables["params"], "adapters": adapters}
-    log_p = jax.nn.log_softmax(jax.jit(parts.model.apply)(variables, np.asarray([ids])).logits[0, -1])
+    log_p = log_softmax(forward(parts, ids, "logits")[len(ids) - 1])
     batch = {name: x for name, x in next(iter(data.batches)).items() if name != "example"}
-    nll = parts.objective.outputs(parts.variables, batch)["nll"][0]
+    nll = jax.device_get(jax.jit(parts.objective.outputs)(parts.variables, batch))["nll"][0]
     np.testing.assert_allclose(nll, -log_p[data.encoded.labels[0]], rtol=1e-4)
 
 
@@ -93,7 +91,7 @@ def test_p_tuning_around_a_masked_text(asked):
     assert encoded.extras["answer"][: len(encoded[0].tokens)].tolist() == [0, 0, 0, 0, 1, *[0] * (len(head) + 4)]
 
 
-def test_p_tuning_next_to_the_mask(asked):
+def test_p_tuning_next_to_the_mask(asked, forward):
     """The BERT's form of Liu et al.: [CLS] [P]*3 [MASK] [P]*3 head [P]*3 [SEP]."""
     fields = {"task.template": "[Y] [X]", "method.template": "{3}{before}{mask}{3}{after}{3}"}
     f, parts = asked("bert", "p_tuning", **fields)
@@ -104,12 +102,10 @@ def test_p_tuning_next_to_the_mask(asked):
     ids = [opening, *soft[:3], mask, *soft[3:6], *head, *soft[6:], closing]
     assert encoded[0].tokens.tolist() == ids and parts.around.closed([opening, mask, *head, closing]) == ids
     assert encoded.extras["answer"][: len(ids)].tolist() == [0, 0, 0, 0, 1, *[0] * (len(head) + 7)]
-    adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
-    variables = {"params": parts.variables["params"], "adapters": adapters}
-    log_p = jax.nn.log_softmax(jax.jit(parts.model.apply)(variables, np.asarray([ids])).logits[0, 4])
+    log_p = log_softmax(forward(parts, ids, "logits")[4])
     batch = next(b for b in data.batches if 0 in b["example"])
     at = batch.pop("example").tolist().index(0)
-    nll = parts.objective.outputs(parts.variables, batch)["nll"][at]
+    nll = jax.device_get(jax.jit(parts.objective.outputs)(parts.variables, batch))["nll"][at]
     np.testing.assert_allclose(nll, -log_p[encoded.labels[0]], rtol=1e-4)
 
 
@@ -189,6 +185,7 @@ def test_countries_of_places():
     config.update_from_flattened_dict({
         "task.data": str(data / "pararel_trex_lms_vocab"), "task.relation": "P17", "data.on_bad_row": "skip",
         "task.template": "[X] is located in [Y] .", "task.vocab_file": str(data / "common_vocab_cased.txt"),
+        "task.max_eval_rows": 200, "data.buckets": 1, "model.layers": (0,),
     })  # fmt: skip
     f = Fields(config)
     result, rows = evaluate_split(f, build(f), "validation")

@@ -38,8 +38,7 @@ def test_predictions_by_hand(prepare, forward):
         made.append([row["prediction"] for row in evaluate_split(f, parts, "validation")[1]])
     np.testing.assert_allclose(made[0], made[1], rtol=1e-5, atol=1e-6)
     for text, mine in zip(TEXTS[:3], made[0]):
-        hidden, variables = forward(parts, parts.tokenizer(text)["input_ids"])
-        value = parts.model.apply(variables, hidden[:1], method="classify")
+        value = forward(parts, parts.tokenizer(text)["input_ids"], "classify")
         np.testing.assert_allclose(value[0, 0], mine, rtol=1e-4, atol=1e-6)
 
 

@@ -123,7 +123,8 @@ def test_a_run(folder, tmp_path, method):
     changed.update_from_flattened_dict(
         {
             "task.files.train": str(folder / "rows.jsonl"), "task.files.validation": str(folder / "rows.jsonl"),
-            "steps": 3, "batch_size": 4, "task.max_length": 24, "data.row_length": 32, "log_every": 1,
+            "steps": 3, "batch_size": 4, "eval_batch_size": 4, "task.max_length": 24, "data.row_length": 32,
+            "log_every": 1, "generate.max_new_tokens": 6,
         }
     )  # fmt: skip
     if method == "prompt":

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -56,7 +57,7 @@ def test_the_pair_classifier_trains_under_any_method(configure, tmp_path, method
     assert len(found) == len(CLASSED) and all("prediction" in row for row in found)
     assert values[result["best"]["metric"]] == pytest.approx(result["best"]["value"], abs=1e-6)
     assert tree.flatten(parts.labels)["params/pair_classifier/kernel"] == "head"
-    kernel = parts.variables["params"]["pair_classifier"]["kernel"]
+    kernel = np.asarray(parts.variables["params"]["pair_classifier"]["kernel"])
     fresh = evaluate_start(config)
     assert kernel.shape == fresh.shape == (3 * 16, 3) and np.abs(kernel - fresh).max() > 1e-3
     lora = 4 * 2 * 16 * 8  # q k v o, A and B
@@ -71,7 +72,7 @@ def evaluate_start(config):
 
 
 def vectors(parts, texts, **options):
-    adapters = parts.method.expand(parts.variables["adapters"], parts.variables["params"])
+    adapters = jax.jit(parts.method.expand)(parts.variables["adapters"], parts.variables["params"])
     return ftjax.embed(
         parts.model, parts.variables["params"], parts.tokenizer, texts, normalise=True, adapters=adapters,
         around=parts.around, **options,
@@ -87,7 +88,7 @@ def test_cosines_are_those_of_the_vectors(prepare, method, pooling, side):
     more = {"model.pooling": pooling, "data.pad_side": side}
     f, parts = prepare("stsb", method, SCORED, SCORED, **SIMILAR, **soft, **more)
     values, rows = evaluate_split(f, parts, "validation")
-    a, b = (vectors(parts, [pair[i] for pair in TEXTS], pooling=pooling or "mean") for i in (0, 1))
+    a, b = np.split(vectors(parts, [pair[i] for i in (0, 1) for pair in TEXTS], pooling=pooling or "mean"), 2)
     cosines, scores = (a * b).sum(1), np.array([row["score"] for row in SCORED])
     np.testing.assert_allclose([row["prediction"] for row in rows], cosines, rtol=1e-4, atol=1e-5)
     assert [row["reference"] for row in rows] == scores.tolist() and rows[0]["text_pair"] == TEXTS[0][1]
@@ -99,7 +100,7 @@ def test_the_nearest_positive(prepare):
     rows = [*PAIRS, {"first": "home", "second": PAIRS[0]["second"]}]  # one positive of two anchors
     f, parts = prepare("similarity", "full", rows, rows, **SIMILAR)
     values, found = evaluate_split(f, parts, "validation")
-    a, b = (vectors(parts, [row[name] for row in rows]) for name in ("first", "second"))
+    a, b = np.split(vectors(parts, [row[name] for name in ("first", "second") for row in rows]), 2)
     nearest = [rows[j]["second"] for j in (a @ b.T).argmax(1)]
     assert [row["prediction"] for row in found] == nearest
     right = [text == row["second"] for text, row in zip(nearest, rows)]
@@ -116,7 +117,8 @@ def test_triplets_by_hand(prepare):
     f, parts = prepare("similarity", "full", TRIPLES, TRIPLES, **SIMILAR, **{"task.loss": "triplet"})
     values, found = evaluate_split(f, parts, "validation")
     model, params = parts.model, parts.variables["params"]
-    u, v, w = (ftjax.embed(model, params, parts.tokenizer, [row[name] for row in TRIPLES]) for name in TRIPLES[0])
+    texts = [row[name] for name in TRIPLES[0] for row in TRIPLES]
+    u, v, w = np.split(ftjax.embed(model, params, parts.tokenizer, texts), 3)
     gaps = np.linalg.norm(u - w, axis=1) - np.linalg.norm(u - v, axis=1)
     np.testing.assert_allclose([row["prediction"] for row in found], gaps, rtol=1e-4, atol=1e-4)
     assert values["accuracy"] == (gaps > 0).mean() and len(found[0]["texts"]) == 3

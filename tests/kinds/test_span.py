@@ -254,10 +254,8 @@ def test_predictions_by_hand(prepare, forward, method, side):
         asked, context = ids(row["question"]), tokenizer(row["context"], return_offsets_mapping=True)
         opened = [tokenizer.cls_token_id, *before, *asked, tokenizer.sep_token_id]
         inner, spans = context["input_ids"][1:-1], context["offset_mapping"][1:-1]
-        hidden, variables = forward(
-            parts, [*opened, *inner, *after, tokenizer.sep_token_id], [0] * len(opened) + [1] * 50
-        )
-        scores = np.asarray(parts.model.apply(variables, hidden, method="classify"))
+        whole = [*opened, *inner, *after, tokenizer.sep_token_id]
+        scores = forward(parts, whole, "classify", [0] * len(opened) + [1] * 50)
         begin, end = scores[len(opened) : len(opened) + len(inner)].T
         _, first, last = best_span(begin, end, np.ones(len(inner), bool), 5)
         assert mine["prediction"] == row["context"][spans[first][0] : spans[last][1]]

@@ -188,7 +188,6 @@ def test_soft_tokens_by_hand(prepare, forward, name, layout):
         if name == "prompt outside":
             opened = [*before, tokenizer.cls_token_id]
         whole = [*opened, *chain(*pieces), *after, tokenizer.sep_token_id]
-        hidden, variables = forward(parts, whole)
-        tags = parts.model.apply(variables, hidden, method="classify").argmax(-1)
+        tags = forward(parts, whole, "classify").argmax(-1)
         starts = len(opened) + np.cumsum([0, *map(len, pieces[:-1])])
         assert row["prediction"] == [parts.setting.classes[tags[i]] for i in starts]

@@ -45,6 +45,10 @@ CASES = {  # a name and fields for each kind of each method: all of it small
     "lora+gradual": ("lora+gradual", {"lora.rank": 2, "lora.dropout": 0.0}),
     "llama_adapter+top_layers": ("llama_adapter+top_layers", {"llama_adapter.count": 2, "top_layers.count": 1}),
 }
+DEEP = {  # on two layers: those that tell layers apart, and one of each kind that has rows of its own in each layer
+    "top_layers", "gradual", "lora of a layer", "dora qkv", "ia3 of peft", "pfeiffer", "prefix of peft",
+    "llama_adapter of peft", "prefix+lora+ia3", "lora+gradual", "llama_adapter+top_layers",
+}  # fmt: skip
 LENGTH = 20  # of every batch in these tests: what JAX has compiled for one, it runs for all
 INAPPLICABLE = {("bitfit", "llama")}  # no biases
 
@@ -84,18 +88,25 @@ class Tuned(NamedTuple):
     labels: Any
     loss: Any  # (variables, batch, key) -> Sums, adapters in trained form
     batch: dict
+    logits: Any  # (variables, batch) -> logits, adapters in trained form
     descend: Any  # (train, frozen, batch) -> the trainable leaves after a step of gradient descent, Sums
 
 
 @pytest.fixture(scope="session")
 def tune(make, examples, lay):
-    """tune(method, shape, task, **fields of the method) -> Tuned, at step 0."""
+    """tune(method, shape, task, **fields of the method) -> Tuned, at step 0: on one layer (of an encoder two), on all
+    where the case is of `DEEP` or has fields of its own."""
 
     @functools.cache
     def build(case, shape, task="classification", classes=("no", "maybe", "yes"), **fields):
         if (case, shape) in INAPPLICABLE:
             pytest.skip(f"{shape} has nothing for {case}")
-        made = make(shape, head="classification") if task == "classification" else make(shape)
+        sizes = {"head": "classification"} if task == "classification" else {}
+        if case in CASES and case not in DEEP and not fields:
+            sizes["num_layers"] = 1
+            if shape == "t5":
+                sizes["encoder"] = make(shape).cfg.encoder.replace(num_layers=2)
+        made = make(shape, **sizes)
         name, small = CASES.get(case, (case.strip(), {}))
         method, cfg = methods.get(name), configs.get(name)
         cfg.update_from_flattened_dict(small | fields)
@@ -117,6 +128,12 @@ def tune(make, examples, lay):
             expanded = method.expand(variables["adapters"], variables["params"])
             return objective.loss({**variables, "adapters": expanded}, batch, key)
 
+        @jax.jit
+        def logits(variables, batch):
+            expanded = method.expand(variables["adapters"], variables["params"])
+            inputs = {name: x for name, x in batch.items() if not name.startswith("label")}
+            return made.model.apply({**variables, "adapters": expanded}, **inputs).logits
+
         @jax.jit  # eagerly, every inner jit of a gradient would be a program of its own, and new each time
         def descend(train, frozen, batch):
             def total(train):
@@ -127,6 +144,6 @@ def tune(make, examples, lay):
             return jax.tree.map(lambda x, g: x - g, train, grads), sums
 
         labels = methods.labels(method, variables, cfg)
-        return Tuned(made, context, around, method, cfg, variables, labels, loss, batch, descend)
+        return Tuned(made, context, around, method, cfg, variables, labels, loss, batch, logits, descend)
 
     return build

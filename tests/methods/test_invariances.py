@@ -53,7 +53,7 @@ def test_padding_and_packing_do_not_change_the_loss(tune, case, shape, randomise
 )
 def test_prompts_laid_once_change_no_loss(tune, case, shape, randomised, examples):
     tuned = tune(case, shape, "lm")
-    variables, objective = active(tuned, randomised), causal_lm(tuned.made.model)
+    variables, outputs = active(tuned, randomised), jax.jit(causal_lm(tuned.made.model).outputs)
     long, short = examples(7, 6)
     ends = [e.tokens[-4:] for e in examples(8, 9, 10, 11, seed=1)]
     texts = [e._replace(tokens=np.r_[e.tokens[:-4], end], labels=np.r_[[-100] * (len(e.tokens) - 4), end])
@@ -64,9 +64,9 @@ def test_prompts_laid_once_change_no_loss(tune, case, shape, randomised, example
     found = {}
     for shared in (1, 3):
         loader = Loader(encoded, "packed", 9, shuffle=False, row_length=48, shared_prompts=shared, prefetch=0)
-        [batch] = [jax.tree.map(jnp.asarray, batch) for batch in loader]
+        [batch] = loader
         order = np.argsort(batch["example"].ravel(), kind="stable")[-len(texts) * 4 :]
-        found[shared] = objective.outputs(variables, batch)["nll"].ravel()[order]
+        found[shared] = np.asarray(outputs(variables, batch)["nll"]).ravel()[order]
     assert batch["segment_ids"].min() == -1
     np.testing.assert_allclose(found[3], found[1], rtol=2e-4, atol=1e-5)
 
@@ -125,12 +125,15 @@ def test_cached_decoding_is_the_full_forward(tune, case, name, randomised):
         ids[r, width - len(row) :], mask[r, width - len(row) :] = row, 1
     apply = jax.jit(functools.partial(model.apply, method="hidden"))
     whole = apply(variables, np.concatenate([ids, rest], 1), np.concatenate([mask, np.ones_like(rest)], 1)).last_hidden
+    whole = np.asarray(whole)
     out = apply(variables, ids, mask, cache=empty_cache(model.cfg, 2, width + 2))
-    np.testing.assert_allclose(out.last_hidden[mask != 0], whole[:, :width][mask != 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(out.last_hidden)[mask != 0], whole[:, :width][mask != 0], rtol=1e-4, atol=1e-5
+    )
     for i, read in enumerate((variables, for_steps(model, variables, 1, few=True))):
         at = mask.sum(1, keepdims=True) + i
-        out = apply(read, rest[:, i : i + 1], position_ids=jnp.asarray(at), cache=out.cache)
-        np.testing.assert_allclose(out.last_hidden[:, 0], whole[:, width + i], rtol=1e-4, atol=1e-5)
+        out = apply(read, rest[:, i : i + 1], position_ids=at, cache=out.cache)
+        np.testing.assert_allclose(np.asarray(out.last_hidden)[:, 0], whole[:, width + i], rtol=1e-4, atol=1e-5)
 
 
 def test_memory_falls_as_more_is_frozen(make):
@@ -193,10 +196,12 @@ def test_each_example_takes_its_own_adapter(tune, case, randomised):
     tuned = tune(case, "llama", "lm")
     ids, segments = tuned.batch["input_ids"], tuned.batch["segment_ids"]
     params = tuned.variables["params"]
-    run = lambda adapters: tuned.made.model.apply({"params": params, "adapters": adapters}, ids, segments).logits  # noqa: E731
+    run = jax.jit(
+        lambda adapters: tuned.made.model.apply({"params": params, "adapters": adapters}, ids, segments).logits
+    )
     each = [tuned.method.expand(randomised(tuned.variables["adapters"], seed), params) for seed in (1, 2)]
-    mixed = run(methods.batched(each, [1, 0, 1]))
+    mixed, alone = np.asarray(run(methods.batched(each, [1, 0, 1]))), [np.asarray(run(one)) for one in each]
     for row, n in enumerate((1, 0, 1)):
-        np.testing.assert_allclose(mixed[row], run(each[n])[row], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mixed[row], alone[n][row], rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="index runs from 0 to 2, there are 2"):
         methods.batched(each, [0, 2])

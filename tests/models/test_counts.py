@@ -1,5 +1,7 @@
 """Parameters of published models, from their shapes alone."""
 
+import functools
+
 import jax
 import pytest
 
@@ -66,12 +68,19 @@ PUBLISHED = {  # the exact rows of the papers' tables, or, where a table rounds 
 }
 
 
+@functools.cache
+def of(cfg):
+    """(shapes of the model's parameters, its sites)."""
+    model = Transformer(cfg)
+    return abstract(model), sites(model)
+
+
 @pytest.mark.parametrize("row", PUBLISHED)
 def test_trainable_parameters_as_published(row):
     cfg, method, fields, count = PUBLISHED[row]
-    model, config = Transformer(cfg), configs.get(method)
+    config = configs.get(method)
     config.update(fields)
-    context = methods.Context(cfg, abstract(model), sites(model))
+    context = methods.Context(cfg, *of(cfg))
     train, _ = methods.trainable_leaves(methods.get(method), config, context)
     assert tree.count(train) == count
 
@@ -82,9 +91,9 @@ def test_folded_for_inference():
         (ROBERTA, "p_tuning", dict(template="{3}{text}{6}"), 6_912),
         (GPT2_M, "prefix", dict(length=5), 245_760),
     ):
-        model, config = Transformer(cfg), configs.get(method)
+        config = configs.get(method)
         config.update(fields)
-        context, one = methods.Context(cfg, abstract(model), sites(model)), methods.get(method)
+        context, one = methods.Context(cfg, *of(cfg)), methods.get(method)
         made = lambda key, c=context, f=config, m=one: m.expand(m.init(c, f, key), c.params)  # noqa: E731
         assert tree.count(jax.eval_shape(made, jax.random.key(0))) == count
 

@@ -13,10 +13,17 @@ def test_a_product_and_its_gradients_are_the_same_by_outputs(rows):
     rng = np.random.default_rng(rows)
     x, table, weight = (rng.standard_normal(size).astype(np.float32) for size in ((rows, 5), (7, 5), (rows, 7)))
     loss = lambda x, table: (weight * matmul_by_outputs(x, table)).sum()  # noqa: E731
-    np.testing.assert_allclose(matmul_by_outputs(x, table), x @ table.T, rtol=1e-5, atol=1e-5)
-    for found, wanted in zip(jax.grad(loss, (0, 1))(x, table), (weight @ table, weight.T @ x)):
+
+    @jax.jit
+    def all_of(x, table):
+        many = jax.vmap(matmul_by_outputs, (None, 0))(x, jnp.stack([table, -table]))  # of trials side by side
+        return matmul_by_outputs(x, table), jax.grad(loss, (0, 1))(x, table), many
+
+    product, grads, many = all_of(x, table)
+    np.testing.assert_allclose(product, x @ table.T, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(grads, (weight @ table, weight.T @ x)):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-    many = jax.vmap(matmul_by_outputs, (None, 0))(x, np.stack([table, -table]))  # of trials side by side
+    many = np.asarray(many)
     np.testing.assert_allclose(many[1], -many[0], rtol=1e-6)
 
 

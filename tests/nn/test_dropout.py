@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +22,19 @@ def test_rate_and_expectation(rate):
     np.testing.assert_array_equal(y, dropout(KEY, x, jnp.asarray(rate)))  # a leaf as well as a number
 
 
+@functools.cache
+def hidden_states(model):
+    options = dict(training=True, output_hidden_states=True, method="hidden")
+    return jax.jit(
+        lambda params, key: model.apply({"params": params}, IDS, rngs={"dropout": key}, **options).hidden_states
+    )
+
+
 def residual_masks(made, key):
     """What attention and FFN each add per layer where every sublayer's result is 1: [L, 2, B, T, D]."""
-    ones = lambda path, x: jnp.ones_like(x) if path.endswith(("o/bias", "down/bias")) else jnp.zeros_like(x)  # noqa: E731
-    params = tree.map_paths(ones, made.params)
-    out = made.model.apply(
-        {"params": params}, IDS, training=True, rngs={"dropout": key}, output_hidden_states=True, method="hidden"
-    )
-    return np.diff(np.asarray(out.hidden_states)[:-1], axis=0)  # the last one is normed
+    ones = lambda path, x: np.full(x.shape, path.endswith(("o/bias", "down/bias")), x.dtype)  # noqa: E731
+    states = hidden_states(made.model)(tree.map_paths(ones, made.params), key)
+    return np.diff(np.asarray(states)[:-1], axis=0)  # the last one is normed
 
 
 def test_layers_draw_different_masks_and_the_same_key_the_same(make):
@@ -44,11 +51,17 @@ def test_layers_draw_different_masks_and_the_same_key_the_same(make):
     assert not np.array_equal(masks, residual_masks(made, jax.random.key(1)))
 
 
+@functools.cache
+def class_logits(model):
+    """(params, key; None: not in training)."""
+    training = lambda key: {} if key is None else dict(training=True, rngs={"dropout": key})  # noqa: E731
+    return jax.jit(lambda params, key: model.apply({"params": params}, IDS, **training(key)).logits)
+
+
 @pytest.mark.parametrize("where", ["embed_dropout", "attention_dropout", "hidden_dropout", "classifier_dropout"])
 def test_each_dropout_acts_in_training_alone(make, where):
-    made = make("bert", head="classification", **{where: 0.5})
-    variables = {"params": made.params}
-    off = made.model.apply(variables, IDS)
-    np.testing.assert_array_equal(off.logits, make("bert", head="classification").model.apply(variables, IDS).logits)
-    on = made.model.apply(variables, IDS, training=True, rngs={"dropout": KEY})
-    assert np.abs(on.logits - off.logits).max() > 1e-3
+    made, plain = (make("bert", head="classification", num_layers=1, **rate) for rate in ({where: 0.5}, {}))
+    logits = lambda model, key=None: np.asarray(class_logits(model)(made.params, key))  # noqa: E731
+    off = logits(made.model)
+    np.testing.assert_array_equal(off, logits(plain.model))
+    assert np.abs(logits(made.model, KEY) - off).max() > 1e-3

@@ -1,5 +1,7 @@
 """A stack whole or cut, scanned or not, gives the same values and gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,9 @@ def loss(params, adapters, **options):
     return jnp.sum(x**2), sums
 
 
+whole_loss = jax.jit(loss)
+
+
 @given(BOUNDARIES)
 def test_uncut_inverts_cut(boundaries):
     pieces = cut(STACK, L, boundaries)
@@ -47,16 +52,22 @@ def test_a_cut_outside_the_stack_is_refused():
         cut(STACK, L, [6])
 
 
+@functools.partial(jax.jit, static_argnums=range(4))
+def gradient(mine, theirs, unroll, remat):
+    """((loss, sums), gradients put together again) of the stacks cut at `mine` and `theirs`."""
+    grad = jax.value_and_grad(functools.partial(loss, unroll=unroll, remat=remat), argnums=(0, 1), has_aux=True)
+    value, pieces = grad(*jax.tree.map(jnp.asarray, (cut(STACK, L, mine), cut(MORE, L, theirs))))
+    return value, [uncut(p) for p in pieces]
+
+
 @settings(max_examples=8)
 @given(BOUNDARIES, BOUNDARIES, st.sampled_from([-1, 1, 2, L]), st.booleans())
 def test_cut_stacks_give_the_values_and_gradients_of_the_whole_one(mine, theirs, unroll, remat):
-    grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (value, sums), grads = grad(STACK, MORE, unroll=-1)
-    pieces = cut(STACK, L, mine), cut(MORE, L, theirs)
-    (other, others), pieces = grad(*pieces, unroll=unroll, remat=remat)
+    (value, sums), grads = gradient((), (), -1, False)
+    (other, others), pieces = gradient(tuple(mine), tuple(theirs), unroll, remat)
     np.testing.assert_allclose(other, value, rtol=1e-6)
     np.testing.assert_allclose(others, sums, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves([uncut(p) for p in pieces]), jax.tree.leaves(list(grads))):
+    for a, b in zip(jax.tree.leaves(pieces), jax.tree.leaves(grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -66,7 +77,11 @@ def test_adapters_of_some_rows_act_there_alone(start, size, unroll):
     rows = slice(start, min(start + size, L))
     some = {f"{rows.start}:{rows.stop}": jax.tree.map(lambda x: x[rows], MORE)}
     masked = jax.tree.map(lambda x: np.where((np.arange(L) >= rows.start) & (np.arange(L) < rows.stop), x, 0), MORE)
-    np.testing.assert_allclose(loss(STACK, some, unroll=unroll)[0], loss(STACK, masked)[0], rtol=1e-6)
+    found = jax.jit(functools.partial(loss, unroll=unroll))(STACK, some)[0]
+    np.testing.assert_allclose(found, whole_loss(STACK, masked)[0], rtol=1e-6)
+
+
+LAYERS = {"gpt2": 3, "llama": 2, "bert": 2}  # of three two at a time leave one
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +90,7 @@ def reference(make, lora):
 
     def get(name):
         if name not in made:
-            made[name] = forward(make(name, num_layers=3), lora)
+            made[name] = forward(make(name, num_layers=LAYERS[name]), lora(LAYERS[name]))
         return made[name]
 
     return get
@@ -83,8 +98,13 @@ def reference(make, lora):
 
 @pytest.fixture(scope="module")
 def lora(randomised):
-    like = LoRA(jnp.ones((3, 16, 2)), jnp.ones((3, 2, 24)), jnp.ones((3, 2)), None)
-    return place({"layers/ffn/up": randomised(like)}, "lora")
+    """lora(layers) -> adapters of so many."""
+
+    def get(n):
+        like = LoRA(*(jax.ShapeDtypeStruct((n, *size), np.float32) for size in ((16, 2), (2, 24), (2,))), None)
+        return place({"layers/ffn/up": randomised(like)}, "lora")
+
+    return get
 
 
 def forward(made, adapters):
@@ -104,16 +124,17 @@ MODES = [("gpt2", 1, False), ("gpt2", 2, False), ("gpt2", -1, True), ("llama", 1
 
 @pytest.mark.parametrize(("name", "unroll", "remat"), MODES)
 def test_a_model_scanned_unrolled_and_rematerialised(make, lora, reference, close, name, unroll, remat):
-    made = make(name, num_layers=3, scan_unroll=unroll, remat=remat)
-    close(forward(made, lora), reference(name), rtol=1e-4, atol=5e-5)
+    made = make(name, num_layers=LAYERS[name], scan_unroll=unroll, remat=remat)
+    close(forward(made, lora(LAYERS[name])), reference(name), rtol=1e-4, atol=5e-5)
 
 
 def test_a_model_with_parameters_and_adapters_cut_differently(make, lora, reference, close):
-    made, adapters = make("gpt2", num_layers=3, scan_unroll=1), lora
-    params = {**made.params, "layers": cut(made.params["layers"], 3, [2])}
-    hidden, grads = forward(made._replace(params=params), {"layers": cut(adapters["layers"], 3, [1])})
+    made, adapters = make("gpt2", num_layers=3, scan_unroll=1), lora(3)
+    layers, held = jax.device_get((made.params["layers"], adapters["layers"]))
+    params = {**made.params, "layers": cut(layers, 3, [2])}
+    hidden, grads = forward(made._replace(params=params), {"layers": cut(held, 3, [1])})
     assert any("/layers/0:2/" in path for path in tree.flatten(grads))
-    whole = {name: {**grads[name], "layers": uncut(grads[name]["layers"])} for name in grads}
+    whole = {name: {**grads[name], "layers": jax.jit(uncut)(grads[name]["layers"])} for name in grads}
     close((hidden, whole), reference("gpt2"), rtol=1e-4, atol=1e-5)
 
 
@@ -128,12 +149,16 @@ def test_what_is_held_is_changed_row_by_row(boundaries, unroll):
         new = mine + x.sum() * (row + 1)
         return x * trees["params"]["w"][0], new if place is None else held.at[place].set(new), new
 
-    start = jnp.arange(L, dtype=jnp.float32)
-    _, stacked, seen = run_layers(add, {"params": params}, jnp.ones(3), held=start, rows=L, unroll=unroll)
-    _, listed, _ = run_layers(add, {"params": params}, jnp.ones(3), held=list(start), rows=L, unroll=unroll)
+    @jax.jit
+    def run(start):
+        options = dict(rows=L, unroll=unroll)
+        _, stacked, seen = run_layers(add, {"params": params}, jnp.ones(3), held=start, **options)
+        _, listed, _ = run_layers(add, {"params": params}, jnp.ones(3), held=list(start), **options)
+        return stacked, jnp.stack(listed), seen
+
     by_hand, x = [], 3.0
     for i, w in enumerate(np.asarray(STACK["w"])[:, 0]):
         by_hand.append(i + x * (i + 1))
         x *= w
-    for found in (stacked, jnp.stack(listed), seen):
+    for found in run(np.arange(L, dtype=np.float32)):
         np.testing.assert_allclose(found, by_hand, rtol=1e-5)

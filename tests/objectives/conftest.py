@@ -2,7 +2,6 @@
 
 import functools
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -41,6 +40,6 @@ def full():
         ids = np.random.default_rng(seed).integers(5, 50, (batch, length)).astype(np.int32)
         steps = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
         mine = {"input_ids": ids, "segment_ids": np.ones_like(ids), "position_ids": steps}
-        return torch.from_numpy(ids.astype(np.int64)), {name: jnp.asarray(x) for name, x in mine.items()}
+        return torch.from_numpy(ids.astype(np.int64)), mine
 
     return get

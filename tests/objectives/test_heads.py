@@ -1,7 +1,8 @@
 """Losses of the heads are those of transformers, and what they predict."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,13 @@ from ftjax.objectives.tagging import tagging
 
 B, T = 3, 7
 RNG = np.random.default_rng(0)
+
+
+@functools.cache
+def programs(objective, model):
+    """The loss and the outputs, compiled once for all tests."""
+    made = objective(model)
+    return jax.jit(made.loss), jax.jit(made.outputs)
 
 
 def mean(sums):
@@ -27,23 +35,24 @@ def test_tagging(theirs, full):
     batch |= {"label_positions": np.broadcast_to(np.arange(T), (B, T)), "labels": labels}
     with torch.no_grad():
         out = torch_model(ids, labels=torch.from_numpy(labels))
-    sums = tagging(model).loss(variables, batch, None)
+    loss, outputs = programs(tagging, model)
+    sums = loss(variables, batch, None)
     np.testing.assert_allclose(mean(sums), out.loss, rtol=1e-5)
     tags = out.logits.argmax(-1).numpy()
     real = labels != -100
     assert sums.weight == real.sum() and sums.metrics["accuracy"][0] == (tags == labels)[real].sum()
-    found = tagging(model).outputs(variables, batch)
+    found = jax.device_get(outputs(variables, batch))
     np.testing.assert_array_equal(found["tag"], tags)
     np.testing.assert_allclose(found["nll"].sum(), sums.loss, rtol=1e-5)
 
     some = {"label_positions": np.array([[5, 1], [0, 0], [3, 6]]), "labels": np.array([[1, 2], [-100, -100], [0, 3]])}
-    picked = tagging(model).outputs(variables, batch | some)["tag"]
+    picked = outputs(variables, batch | some)["tag"]
     np.testing.assert_array_equal(picked, np.take_along_axis(tags, some["label_positions"], 1))
 
 
 def marks(ends):
     first, last = (np.arange(T) == np.asarray(end)[:, None] for end in ends.T)
-    return {"answer": jnp.asarray(FIRST * first + LAST * last)}
+    return {"answer": FIRST * first + LAST * last}
 
 
 def test_span(theirs, full):
@@ -53,15 +62,16 @@ def test_span(theirs, full):
     with torch.no_grad():
         starts, ends = torch.from_numpy(labels.T.copy())
         out = torch_model(ids, start_positions=starts, end_positions=ends)
-    sums = span(model).loss(variables, batch | marks(labels), None)
+    loss, outputs = programs(span, model)
+    sums = loss(variables, batch | marks(labels), None)
     np.testing.assert_allclose(mean(sums), out.loss, rtol=1e-5)
-    found = span(model).outputs(variables, batch)
+    found = outputs(variables, batch)
     np.testing.assert_allclose(found["start"], out.start_logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["end"], out.end_logits, rtol=1e-4, atol=1e-5)
     right = [out.start_logits.numpy().argmax(1), out.end_logits.numpy().argmax(1)]
-    full_marks = span(model).loss(variables, batch | marks(np.stack(right, 1)), None)
+    full_marks = loss(variables, batch | marks(np.stack(right, 1)), None)
     assert full_marks.metrics["accuracy"] == (3, 3) and full_marks.loss < sums.loss
-    half = span(model).loss(variables, batch | marks(np.stack([right[0], (right[1] + 1) % T], 1)), None)
+    half = loss(variables, batch | marks(np.stack([right[0], (right[1] + 1) % T], 1)), None)
     assert half.metrics["accuracy"][0] == 0
 
 
@@ -69,8 +79,8 @@ def test_span_never_chooses_padding(theirs, full):
     _, model, variables = theirs("BertForQuestionAnswering")
     batch = full(B, T)[1]
     batch["segment_ids"] = (np.arange(T) < np.array([[7], [3], [0]])).astype(np.int32)
-    found = span(model).outputs(variables, batch)
-    assert (np.asarray(found["start"])[1, 3:] == np.finfo(np.float32).min).all() and found["end"].argmax(1)[1] < 3
+    found = jax.device_get(programs(span, model)[1](variables, batch))
+    assert (found["start"][1, 3:] == np.finfo(np.float32).min).all() and found["end"].argmax(1)[1] < 3
 
 
 def test_regression(theirs, full):
@@ -81,14 +91,19 @@ def test_regression(theirs, full):
         out = torch_model(ids, labels=torch.from_numpy(labels))
     batch["labels"] = labels
     objective = regression(model)
-    np.testing.assert_allclose(mean(objective.loss(variables, batch, None)), out.loss, rtol=1e-5)
-    found = objective.outputs(variables, batch)["value"]
+
+    @jax.jit
+    def all_of(variables, batch, key):  # in one program equal operations are one: equal bits
+        features = {"features": objective.features(variables, batch), "labels": batch["labels"]}
+        losses = [objective.head.loss(variables, features, k).loss for k in (None, key)]
+        values = objective.outputs(variables, batch)["value"], objective.head.outputs(variables, features)["value"]
+        return objective.loss(variables, batch, None), values, losses
+
+    sums, (found, split), (loss, drawn) = all_of(variables, batch, jax.random.key(0))
+    np.testing.assert_allclose(mean(sums), out.loss, rtol=1e-5)
     np.testing.assert_allclose(found, out.logits[:, 0], rtol=1e-4, atol=1e-5)
-    features = {"features": objective.features(variables, batch), "labels": labels}
-    np.testing.assert_array_equal(objective.head.outputs(variables, features)["value"], found)
-    for key in (None, jax.random.key(0)):
-        assert objective.loss(variables, batch, None).loss == objective.head.loss(variables, features, None).loss
-        assert np.isfinite(objective.head.loss(variables, features, key).loss)
+    np.testing.assert_array_equal(split, found)
+    assert sums.loss == loss and np.isfinite(drawn)
 
 
 def test_regression_needs_one_output(make):

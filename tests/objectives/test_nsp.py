@@ -31,11 +31,14 @@ def pairs(full):
 
 @pytest.fixture
 def masks(monkeypatch):
-    """masks(slots, labels) fixes which words are predicted; nothing is shown otherwise than it is."""
+    """masks(slots, labels) fixes which words of rows that are not empty are predicted; nothing is shown otherwise than
+    it is."""
 
     def fix(slots, labels):
-        fixed = jnp.asarray(slots), jnp.asarray(labels)
-        monkeypatch.setattr(mlm, "mask_tokens", lambda key, ids, segments, **kwargs: (ids, *fixed))
+        def fixed(key, ids, segments, **kwargs):
+            return ids, jnp.asarray(slots), jnp.where((segments != 0).any(1, keepdims=True), labels, -100)
+
+        monkeypatch.setattr(mlm, "mask_tokens", fixed)
 
     return fix
 
@@ -49,16 +52,20 @@ def test_logits_and_loss(both, pairs, masks):
     with torch.no_grad():
         out = torch_model(**inputs, labels=whole, next_sentence_label=torch.tensor(next_labels))
     assert model.cfg.head == "pretraining"
-    ours = model.apply(variables, batch["input_ids"], token_type_ids=batch["token_type_ids"])
-    np.testing.assert_allclose(ours.logits, out.prediction_logits, rtol=1e-4, atol=1e-5)
-    pooled = model.apply(variables, ours.last_hidden, batch["segment_ids"], method="pool")
-    relation = model.apply(variables, pooled, method="classify")
+
+    @jax.jit
+    def both_logits(variables, batch):
+        ours = model.apply(variables, batch["input_ids"], token_type_ids=batch["token_type_ids"])
+        pooled = model.apply(variables, ours.last_hidden, batch["segment_ids"], method="pool")
+        return ours.logits, model.apply(variables, pooled, method="classify")
+
+    logits, relation = both_logits(variables, batch)
+    np.testing.assert_allclose(logits, out.prediction_logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(relation, out.seq_relationship_logits, rtol=1e-4, atol=1e-5)
 
     masks(slots, labels)
-    sums = next_sentence(model, mask_id=4, special_ids=()).loss(
-        variables, batch | {"labels": jnp.array(next_labels)}, None
-    )
+    loss = jax.jit(next_sentence(model, mask_id=4, special_ids=()).loss)
+    sums = jax.device_get(loss(variables, batch | {"labels": np.array(next_labels)}, None))
     np.testing.assert_allclose(sums.loss / sums.weight, out.loss, rtol=1e-5)
     hits = (out.seq_relationship_logits.argmax(1) == torch.tensor(next_labels)).sum().item()
     assert sums.weight == 6 and sums.metrics["next_accuracy"] == (hits, 3)
@@ -69,37 +76,37 @@ def test_logits_and_loss(both, pairs, masks):
 def test_rows_add_up(both, pairs, masks):
     """Micro-batches and empty rows; each pair counts as its words do."""
     _, model, variables = both
-    batch = pairs[1] | {"labels": jnp.array([0, 1, 1])}
-    slots, labels = np.array([[1, 5], [0, 2], [6, 3]]), np.array([[7, 8], [9, -100], [2, 1]])
+    batch = pairs[1] | {"labels": np.array([0, 1, 1])}
+    masks(np.array([[1, 5], [0, 2], [6, 3]]), np.array([[7, 8], [9, -100], [2, 1]]))
+    loss = jax.jit(next_sentence(model, mask_id=4, special_ids=()).loss)
     parts, nll = [], []
     for row in (0, 1, 2):
         alone = np.arange(B) == row
-        masks(slots, np.where(alone[:, None], labels, -100))
-        objective = next_sentence(model, mask_id=4, special_ids=())
-        empty = {name: jnp.where(alone.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for name, x in batch.items()}
-        parts.append(objective.loss(variables, empty | {"labels": jnp.where(alone, batch["labels"], -100)}, None))
+        empty = {name: np.where(alone.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for name, x in batch.items()}
+        empty["labels"] = np.where(alone, batch["labels"], -100)
+        parts.append(jax.device_get(loss(variables, empty, None)))
         nll.append([parts[-1].metrics[name][0] for name in ("nll", "next_nll")])
-    masks(slots, labels)
-    whole = next_sentence(model, mask_id=4, special_ids=()).loss(variables, batch, None)
+    whole = loss(variables, batch, None)
     jax.tree.map(lambda x, *rest: np.testing.assert_allclose(x, sum(rest), rtol=1e-5), whole, *parts)
     words, following = np.array(nll).T
     np.testing.assert_allclose(whole.loss, words.sum() + following @ [2, 1, 2], rtol=1e-5)
 
 
-def test_empty_rows_give_zero(both):
-    _, model, variables = both
-    batch = {name: jnp.zeros((B, T), jnp.int32) for name in ("input_ids", "segment_ids", "position_ids")}
-    batch["labels"] = jnp.full(B, -100)
-    loss = next_sentence(model, mask_id=4, special_ids=(0,)).loss
-    value, grads = jax.jit(jax.value_and_grad(lambda v: loss(v, batch, None).loss))(variables)
+@pytest.fixture(scope="module")
+def run(both):
+    """run(variables, batch) -> the loss in training and its gradient."""
+    loss = next_sentence(both[1], mask_id=4, special_ids=(0,)).loss
+    return jax.jit(jax.value_and_grad(lambda v, batch: loss(v, batch, jax.random.key(0)).loss))
+
+
+def test_empty_rows_give_zero(both, pairs, run):
+    batch = {name: np.zeros((B, T), np.int32) for name in pairs[1]} | {"labels": np.full(B, -100)}
+    value, grads = jax.device_get(run(both[2], batch))
     assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
 
 
-def test_every_parameter_trains(both, pairs):
-    _, model, variables = both
-    batch = pairs[1] | {"labels": jnp.array([0, 1, 1])}
-    loss = next_sentence(model, mask_id=4, special_ids=()).loss
-    grads = jax.jit(jax.grad(lambda v: loss(v, batch, jax.random.key(0)).loss))(variables)["params"]
+def test_every_parameter_trains(both, pairs, run):
+    grads = jax.device_get(run(both[2], pairs[1] | {"labels": np.array([0, 1, 1])})[1]["params"])
     for part in ("embed", "layers", "transform", "head", "pooler", "classifier"):
         assert (
             all(np.isfinite(g).all() for g in jax.tree.leaves(grads[part])) and jax.tree.leaves(grads[part])[-1].any()
@@ -114,7 +121,8 @@ def test_export(both, tmp_path):
     assert set(before) == set(after) and all(before[k].tobytes() == after[k].tobytes() for k in before)
     assert hf.AutoConfig.from_pretrained(tmp_path / "ours").architectures == ["BertForPreTraining"]
     again, params = ftjax.load(tmp_path / "ours", scan_unroll=-1)
-    assert again == model and jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, variables["params"]))
+    assert again == model
+    jax.tree.map(np.testing.assert_array_equal, params, variables["params"])
 
 
 @pytest.mark.parametrize("head, parts", [
@@ -126,7 +134,7 @@ def test_other_heads_of_such_a_file(both, tmp_path, head, parts):
     params = ftjax.load(tmp_path, head=head, num_classes=3 if head == "classification" else 0)[1]
     assert set(params) == {"embed", "layers"} | parts
     for part in parts - {"classifier"}:
-        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params[part], variables["params"][part]))
+        jax.tree.map(np.testing.assert_array_equal, params[part], variables["params"][part])
 
 
 def test_a_head_without_the_pair(make):

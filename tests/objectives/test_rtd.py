@@ -1,9 +1,12 @@
 """ELECTRA: the generator, its samples, and the model that finds them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import sklearn.metrics
 import torch
 
@@ -39,10 +42,11 @@ def batch(full):
 
 @pytest.fixture
 def fixed(monkeypatch):
-    """Fixes which tokens are chosen; fixed(samples) also what the generator writes."""
+    """Fixes which tokens of rows that are not empty are chosen; fixed(samples) also what the generator writes."""
 
     def mask(key, ids, segments):
-        return ids, jnp.asarray(SLOTS), jnp.where(CHOSEN, jnp.take_along_axis(ids, SLOTS, 1), -100)
+        chosen = CHOSEN & (segments != 0).any(1, keepdims=True)
+        return ids, jnp.asarray(SLOTS), jnp.where(chosen, jnp.take_along_axis(ids, SLOTS, 1), -100)
 
     monkeypatch.setattr(rtd, "masking", lambda *args, **kwargs: mask)
 
@@ -53,16 +57,30 @@ def fixed(monkeypatch):
     return write
 
 
-def detected(model, variables, batch, fake):
-    return jax.jit(lambda v: detection(model, v, batch, jnp.asarray(fake), None))(variables)
+@functools.cache
+def programs(model, generator):
+    """Detection, and the generator's samples and logits, compiled once for all tests."""
+    own = lambda params: {"params": generator_params(params)}  # noqa: E731
+    return (
+        jax.jit(lambda *args: detection(model, *args, None)),
+        jax.jit(lambda params, *args: rtd._sampled(generator, own(params), *args), static_argnums=4),
+        jax.jit(lambda params, hidden: generator.apply(own(params), hidden, method="logits")),
+    )
 
 
 def build(pair, **options):
     return replaced_tokens(pair[1], pair[2], mask_id=4, special_ids=(), **options)
 
 
+@pytest.fixture(scope="module")
+def run(pair):
+    """run(variables, weight, batch, key) -> the loss and its gradient."""
+    loss = lambda v, weight, batch, key: build(pair, weight=weight, rate=0.5).loss(v, batch, key).loss  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss))
+
+
 def test_detection_is_that_of_transformers(pair, batch):
-    torch_model, model, _, variables = pair
+    torch_model, model, generator, variables = pair
     fake = np.random.default_rng(0).random((B, T)) < 0.3
     real = np.asarray(batch["segment_ids"]) != 0
     with torch.no_grad():
@@ -70,27 +88,27 @@ def test_detection_is_that_of_transformers(pair, batch):
             torch.tensor(np.asarray(batch["input_ids"])).long(), attention_mask=torch.tensor(real).long(),
             labels=torch.tensor(fake).long(),
         )  # fmt: skip
-    each, right = detected(model, variables, batch, fake)
+    each, right = jax.device_get(programs(model, generator)[0](variables, batch, fake))
     np.testing.assert_allclose(each.sum() / real.sum(), out.loss, rtol=1e-5)
     np.testing.assert_array_equal(right, real & ((out.logits.numpy() > 0) == fake))
-    assert not np.asarray(each)[~real].any()
+    assert not each[~real].any()
 
 
 def test_loss_by_hand(pair, batch, fixed):
     """A sample that is the original token is no fake; a row counts as its chosen tokens do."""
-    _, model, _, variables = pair
+    _, model, generator, variables = pair
     samples = SAMPLES.copy()
     samples[0, 0] = batch["input_ids"][0, 1]
     fixed(samples)
-    sums = jax.jit(build(pair).loss)(variables, batch, None)
+    sums = jax.device_get(jax.jit(build(pair).loss)(variables, batch, None))
     shown = np.asarray(batch["input_ids"]).copy()
     shown[0, 5], shown[1, 0] = 8, 9
     fake = shown != np.asarray(batch["input_ids"])
-    each, right = detected(model, variables, batch | {"input_ids": jnp.asarray(shown)}, fake)
-    means = np.asarray(each).sum(1) / [8, 5, 7]
+    each, right = jax.device_get(programs(model, generator)[0](variables, batch | {"input_ids": shown}, fake))
+    means = each.sum(1) / [8, 5, 7]
     np.testing.assert_allclose(sums.loss, 2.5 + 50 * means @ [2, 1, 0], rtol=1e-5)
     assert sums.weight == 3 and fake.sum() == 2
-    assert sums.metrics["replaced"] == (2, 20) and sums.metrics["accuracy"] == (np.asarray(right).sum(), 20)
+    assert sums.metrics["replaced"] == (2, 20) and sums.metrics["accuracy"] == (right.sum(), 20)
     assert sums.metrics["generator_nll"] == (2.5, 3)
     real = np.asarray(batch["segment_ids"]) != 0
     guess = np.where(right, fake, ~fake)[real].astype(int)
@@ -104,7 +122,7 @@ def test_loss_by_hand(pair, batch, fixed):
 def test_a_detector_that_says_one_thing(pair, batch, fixed, monkeypatch, score):
     fixed(SAMPLES.copy())
     monkeypatch.setattr(rtd, "scores", lambda model, variables, hidden, key: jnp.full(hidden.shape[:2], score))
-    metrics = build(pair).loss(pair[3], batch, None).metrics
+    metrics = jax.device_get(jax.jit(build(pair).loss)(pair[3], batch, None).metrics)
     names = ("precision", "recall", "f1", "replaced")
     values = {name: float(metrics[name][0] / max(metrics[name][1], 1)) for name in names}
     share = values["replaced"] if score > 0 else 0
@@ -116,60 +134,55 @@ def test_a_detector_that_says_one_thing(pair, batch, fixed, monkeypatch, score):
 def test_rows_add_up(pair, batch, fixed, monkeypatch):
     fixed(SAMPLES)
     monkeypatch.setattr(rtd, "_sampled", lambda g, v, h, y, key, chunk: (3.0 * (y >= 0).sum(), jnp.asarray(SAMPLES)))
-    loss = build(pair).loss
-    whole = loss(pair[3], batch, None)
-    parts = []
+    loss = jax.jit(build(pair).loss)
+    whole, parts = loss(pair[3], batch, None), []
     for row in range(B):
-        alone = (jnp.arange(B) == row)[:, None]
-        monkeypatch.setattr(rtd, "masking", lambda *args, alone=alone, **kwargs: lambda key, ids, segments: (
-            ids, jnp.asarray(SLOTS), jnp.where(CHOSEN & alone, jnp.take_along_axis(ids, SLOTS, 1), -100)
-        ))  # fmt: skip
-        parts.append(
-            build(pair).loss(pair[3], batch | {"segment_ids": jnp.where(alone, batch["segment_ids"], 0)}, None)
-        )
+        alone = (np.arange(B) == row)[:, None]
+        parts.append(loss(pair[3], batch | {"segment_ids": np.where(alone, batch["segment_ids"], 0)}, None))
     jax.tree.map(lambda x, *rest: np.testing.assert_allclose(x, sum(rest), rtol=1e-5), whole, *parts)
 
 
 @pytest.mark.parametrize("chunk", [2, 6, 100])
 def test_samples_and_their_nll(pair, chunk):
-    _, _, generator, variables = pair
-    tied = {"params": generator_params(variables["params"])}
-    hidden = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8)), jnp.float32)
-    labels = jnp.asarray([[3, 9, -100, 4, 1], [-100, 2, 2, 0, 49]])
-    nll, samples = rtd._sampled(generator, tied, hidden, labels, jax.random.key(0), chunk)
-    log_p = jax.nn.log_softmax(generator.apply(tied, hidden, method="logits"))
-    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(nll, -jnp.where(labels >= 0, picked, 0).sum(), rtol=1e-5)
+    _, model, generator, variables = pair
+    _, sampled, logits = programs(model, generator)
+    hidden = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    labels = np.array([[3, 9, -100, 4, 1], [-100, 2, 2, 0, 49]])
+    nll, samples = jax.device_get(sampled(variables["params"], hidden, labels, jax.random.key(0), chunk))
+    log_p = scipy.special.log_softmax(logits(variables["params"], hidden), -1)
+    picked = np.take_along_axis(log_p, np.maximum(labels, 0)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(nll, -np.where(labels >= 0, picked, 0).sum(), rtol=1e-5)
     assert samples.shape == labels.shape and (samples >= 0).all() and (samples < 50).all()
     assert len(np.unique(samples)) > 5  # chunks do not share their draw
 
 
 def test_samples_follow_the_softmax(pair):
-    _, _, generator, variables = pair
-    tied = {"params": generator_params(variables["params"])}
-    tied["params"] = tree.map_paths(lambda path, x: x * 8 if path == "embed/tokens/embedding" else x, tied["params"])
-    h = jnp.broadcast_to(jnp.asarray(np.random.default_rng(1).standard_normal(8), jnp.float32), (4, 1000, 8))
-    _, samples = rtd._sampled(generator, tied, h, jnp.full((4, 1000), -100), jax.random.key(0), 1000)
-    p = np.asarray(jax.nn.softmax(generator.apply(tied, h[0, :1], method="logits")[0]))
+    _, model, generator, variables = pair
+    _, sampled, logits = programs(model, generator)
+    params = tree.map_paths(
+        lambda path, x: np.asarray(x) * 8 if path == "embed/tokens/embedding" else x, variables["params"]
+    )
+    h = np.tile(np.random.default_rng(1).standard_normal(8).astype(np.float32), (4, 1000, 1))
+    _, samples = sampled(params, h, np.full((4, 1000), -100), jax.random.key(0), 1000)
+    p = scipy.special.softmax(logits(params, h[:2, :5])[0, 0])
     times = np.bincount(np.asarray(samples).ravel(), minlength=50)
     assert p.max() > 0.05
     np.testing.assert_allclose(times / 4000, p, atol=4.5 * np.sqrt(p.max() / 4000))
 
 
-def test_no_gradient_through_the_samples(pair, batch):
+def test_no_gradient_through_the_samples(pair, batch, run):
     """The generator's own parameters learn from its words alone, the shared tables from both sides."""
-    loss = lambda v, weight: build(pair, weight=weight, rate=0.5).loss(v, batch, jax.random.key(1)).loss  # noqa: E731
-    grad = jax.jit(jax.grad(loss))
-    grads = {weight: grad(pair[3], weight)["params"] for weight in (0.0, 50.0)}
+    found = {weight: run(pair[3], weight, batch, jax.random.key(1))[1] for weight in (0.0, 50.0)}
+    grads = {weight: grad["params"] for weight, grad in jax.device_get(found).items()}
     own, found = tree.flatten(grads[0.0]["generator"]), tree.flatten(grads[50.0]["generator"])
     for path, g in own.items():
         np.testing.assert_allclose(found[path], g, rtol=1e-5, atol=1e-6, err_msg=path)
-        assert "embed/t" in path or "bias" in path or np.asarray(g).any(), path
+        assert "embed/t" in path or "bias" in path or g.any(), path
     for name in ("tokens", "positions"):
         a, b = (grads[w]["embed"][name]["embedding"] for w in (0.0, 50.0))
         assert a.any() and not np.allclose(a, b)
-    assert not np.asarray(grads[0.0]["classifier"]["kernel"]).any()
-    assert np.asarray(grads[50.0]["classifier"]["kernel"]).any()
+    assert not grads[0.0]["classifier"]["kernel"].any()
+    assert grads[50.0]["classifier"]["kernel"].any()
 
 
 def test_the_generator_has_no_tables_of_its_own(pair):
@@ -181,7 +194,7 @@ def test_the_generator_has_no_tables_of_its_own(pair):
     assert set(tree.flatten(whole)) == set(tree.flatten(jax.eval_shape(lambda: generator.init(
         jax.random.key(0), jnp.zeros((1, 1), int)))["params"]))  # fmt: skip
     again = with_generator({"embed": params["embed"]}, generator, jax.random.key(0))["generator"]
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, params["generator"]))
+    jax.tree.map(np.testing.assert_array_equal, again, params["generator"])
 
 
 def test_85_of_100_are_masked(pair, monkeypatch):
@@ -191,17 +204,16 @@ def test_85_of_100_are_masked(pair, monkeypatch):
     assert seen == {"masked": 0.85, "random": 0.0}
 
 
-def test_draws_are_of_the_key_and_evaluation_repeats(pair, batch):
-    loss = jax.jit(build(pair, rate=0.5).loss)
-    a, again, b = (loss(pair[3], batch, jax.random.key(seed)).loss for seed in (1, 1, 2))
+def test_draws_are_of_the_key_and_evaluation_repeats(pair, batch, run):
+    a, again, b = (run(pair[3], 50.0, batch, jax.random.key(seed))[0] for seed in (1, 1, 2))
     assert a == again != b
+    loss = jax.jit(build(pair, rate=0.5).loss)
     assert loss(pair[3], batch, None).loss == loss(pair[3], batch, None).loss
 
 
-def test_empty_rows_give_zero(pair, batch):
-    loss = build(pair).loss
-    empty = batch | {"segment_ids": jnp.zeros_like(batch["segment_ids"])}
-    value, grads = jax.jit(jax.value_and_grad(lambda v: loss(v, empty, None).loss))(pair[3])
+def test_empty_rows_give_zero(pair, batch, run):
+    empty = batch | {"segment_ids": np.zeros((B, T), np.int32)}
+    value, grads = jax.device_get(run(pair[3], 50.0, empty, jax.random.key(0)))
     assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
 
 

@@ -1,5 +1,6 @@
 """Of every loss: padding, empty rows and micro-batches change nothing, and a batch of empty rows gives 0."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -90,7 +91,7 @@ def lay(case, rows, length=9, side="right"):
         columns["answer"] = np.arange(length) == np.asarray(columns.pop("gap"))[:, None]
     made = {name: np.asarray(x, np.float32 if np.asarray(x).dtype.kind == "f" else np.int32)
             for name, x in columns.items()}  # fmt: skip
-    return {name: jnp.asarray(x) for name, x in {**batch, **made}.items()}
+    return {**batch, **made}
 
 
 @pytest.fixture(params=CASES)
@@ -98,24 +99,44 @@ def name(request):
     return request.param
 
 
-@pytest.fixture
-def made(make, name):
-    """(case, objective, variables)."""
-    case = CASES[name]
-    made = make("bert", **case.model, num_layers=1)
-    params = made.params
-    if name == "softmax":
-        params = with_pair_classifier(params, 16, 3, jax.random.key(0), std=0.4)
-    return case, case.objective(made.model), {"params": params, "adapters": {}}
-
-
 def flat(sums):
     return jnp.stack([sums.loss, sums.weight, *(x for _, pair in sorted(sums.metrics.items()) for x in pair)])
 
 
+class Made(NamedTuple):
+    """A case, its parameters, and programs of its objective, each compiled once for all tests."""
+
+    case: Case
+    params: dict
+    outputs: object  # (params, batch)
+    run: object  # (params, batch) -> (the loss, the sums `flat`), gradient
+    drawn: object  # (params, batch, key) -> the loss, with dropout
+
+
+@functools.cache
+def of(name, make):
+    case = CASES[name]
+    model, params = make("bert", **case.model, num_layers=1, hidden_dropout=0.3)
+    if name == "softmax":
+        params = with_pair_classifier(params, 16, 3, jax.random.key(0), std=0.4)
+    objective = case.objective(model)
+
+    def loss(params, batch, key=None):
+        sums = objective.loss({"params": params, "adapters": {}}, batch, key)
+        return sums.loss, flat(sums)
+
+    outputs = jax.jit(lambda params, batch: objective.outputs({"params": params, "adapters": {}}, batch))
+    run, drawn = jax.jit(jax.value_and_grad(loss, has_aux=True)), jax.jit(lambda *args: loss(*args)[0])
+    return Made(case, params, outputs, run, drawn)
+
+
+@pytest.fixture
+def made(make, name):
+    return of(name, make)
+
+
 def test_padding_and_micro_batches(made, name):
-    case, objective, variables = made
-    sums = lambda rows, **kwargs: flat(objective.loss(variables, lay(case, rows, **kwargs), None))  # noqa: E731
+    sums = lambda rows, **kwargs: np.asarray(made.run(made.params, lay(made.case, rows, **kwargs))[0][1])  # noqa: E731
     whole = sums([0, 1, 2, None])
     assert whole[1] >= 3 and whole[0] > 0
     others = [sums([None, 2, 0, 1]), sums([0, 1, 2, None], side="left")]
@@ -129,10 +150,9 @@ def test_padding_and_micro_batches(made, name):
 
 
 def test_outputs_do_not_see_padding(made, name):
-    case, objective, variables = made
-    first = objective.outputs(variables, lay(case, [0, 1, 2, None]))
+    first = made.outputs(made.params, lay(made.case, [0, 1, 2, None]))
     for side, rows in (("left", [0, 1, 2, None]), ("right", [None, 0, 1, 2])):
-        other = objective.outputs(variables, lay(case, rows, side=side))
+        other = made.outputs(made.params, lay(made.case, rows, side=side))
         for key, value in first.items():
             a, b = np.asarray(value)[:3], np.asarray(other[key])[[i for i, r in enumerate(rows) if r is not None]]
             if name == "span":
@@ -142,22 +162,16 @@ def test_outputs_do_not_see_padding(made, name):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
-def test_empty_rows_give_zero_and_no_nan(made, name):
-    case, objective, variables = made
-    loss = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss({**variables, "params": p}, batch, None).loss))
-    value, grads = loss(variables["params"], lay(case, [None] * 4))
-    assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
-    value, grads = loss(variables["params"], lay(case, [None, 1, None, 2]))
+def test_empty_rows_give_zero_and_no_nan(made):
+    (value, _), grads = made.run(made.params, lay(made.case, [None] * 4))
+    assert value == 0 and all(not np.asarray(g).any() for g in jax.tree.leaves(grads))
+    (value, _), grads = made.run(made.params, lay(made.case, [None, 1, None, 2]))
     assert value > 0 and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    body = {path for path, g in tree.flatten(grads).items() if not g.any()}
+    body = {path for path, g in tree.flatten(grads).items() if not np.asarray(g).any()}
     assert not {path for path in body if "layers" in path and "bias" not in path}
 
 
-def test_dropout_only_with_a_key(make, name):
-    case = CASES[name]
-    made = make("bert", **case.model, num_layers=1, hidden_dropout=0.3)
-    params = with_pair_classifier(made.params, 16, 3, jax.random.key(0), std=0.4)
-    objective, batch = case.objective(made.model), lay(case, [0, 1, 2])
-    run = jax.jit(lambda key: objective.loss({"params": params, "adapters": {}}, batch, key).loss)
-    a, b, again = run(jax.random.key(0)), run(jax.random.key(1)), run(jax.random.key(0))
-    assert a != b and a == again and run(None) not in (a, b)
+def test_dropout_only_with_a_key(made):
+    batch = lay(made.case, [0, 1, 2, None])
+    a, b, again = (float(made.drawn(made.params, batch, jax.random.key(seed))) for seed in (0, 1, 0))
+    assert a != b and a == again and not np.isclose(made.run(made.params, batch)[0][0], (a, b), rtol=1e-4).any()

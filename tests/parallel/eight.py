@@ -32,13 +32,14 @@ EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if np.prod
 BOTH = [(2, 2, 2)]  # the base cut along both axes
 TWO = [(2, 4, 1), (2, 1, 4)]  # along fsdp, along tensor
 LM, CLASSES = dict(head="lm"), dict(head="classification")
+ONE = dict(num_layers=1, scan_unroll=-1)  # a layer, without a scan: two thirds of the time to compile
 RUNS = {  # method -> its fields, the model's options, meshes; a compile each: seconds, so that some share theirs
-    "full": ({}, LM | dict(hidden_dropout=0.1), EVERY),
+    "full": ({}, LM | ONE | dict(hidden_dropout=0.1), EVERY),
     "lora": (dict(rank=2, alpha=4.0, dropout=0.1), LM, [*BOTH, *TWO]),
     "bitfit+lora+ia3+adapter+prompt+prefix+llama_adapter": (
         {"bitfit.norms": True, "lora.rank": 2, "lora.targets": ("all_linear", "head"), "lora.dora": True,
          "adapter.size": 3, "prompt.length": 2, "prefix.length": 2, "prefix.hidden": 3, "llama_adapter.length": 2},
-        LM | dict(qkv_bias=True), BOTH,
+        LM | ONE | dict(qkv_bias=True), BOTH,
     ),
     "gradual+p_tuning": (
         {"p_tuning.definition": "peft", "p_tuning.template": "{2}{text}", "p_tuning.hidden": 3}, LM, BOTH
@@ -62,7 +63,7 @@ def parts(name, fields, options):
     params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), abstract(model))
     context = methods.Context(model.cfg, params, sites(model))
     adapters = jax.jit(lambda key: method.init(context, cfg, key))(KEY)
-    params |= {"layers": cut(params["layers"], CONFIG.num_layers, method.cuts(cfg, CONFIG.num_layers))}
+    params |= {"layers": cut(params["layers"], model.cfg.num_layers, method.cuts(cfg, model.cfg.num_layers))}
     variables = {"params": params, "adapters": adapters}
     train, frozen = tree.split(variables, methods.labels(method, variables, cfg))
     tx = optax.adam(1e-2, eps=1e-3)  # what has no gradient but the sums' last bits stays where it is

@@ -20,7 +20,7 @@ from ftjax.train.loop import train
 
 STEPS, SPLITS = 12, ("train", "validation", "test")
 FIELDS = {
-    "steps": STEPS, "eval_every": 3, "log_every": 2, "batch_size": 4, "eval_batch_size": 4, "model.layers": (0, 1),
+    "steps": STEPS, "eval_every": 3, "log_every": 2, "batch_size": 4, "eval_batch_size": 4, "model.layers": (0,),
     "data.buckets": 1, "method.rank": 2, **{f"task.{split}_size": 8 for split in SPLITS},
 }  # fmt: skip
 AXES = "task=vowels,method=lora"

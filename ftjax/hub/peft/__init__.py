@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ftjax import methods, tree
@@ -113,7 +112,7 @@ def _read(config: Mapping[str, Any], tensors: dict[str, np.ndarray], base: Base,
         raise UserError("; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names))
     found = kind.read(config, base, tensors)
     trained = {
-        f"params/{one.path}": jnp.asarray(tensors[key].T if one.transpose else tensors[key])
+        f"params/{one.path}": jax.device_put(tensors[key].T if one.transpose else tensors[key])
         for key, one in head.items()
     }
     return Imported(*found, trained)

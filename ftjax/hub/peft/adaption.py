@@ -6,7 +6,7 @@ Theirs: `adaption_prompt` (1, P, D) and `adaption_gate` (1,) of every adapted at
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ftjax.errors import UserError
@@ -56,7 +56,7 @@ def expected(config: Mapping[str, Any], base: Base) -> Shapes:
 def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     """Our adapter in the top layers."""
     layers, rows = _layers(config, base), base.cfg.num_layers
-    stack = lambda leaf: jnp.asarray(np.stack([tensors[f"{_name(base, i)}.{leaf}"] for i in layers]))  # noqa: E731
+    stack = lambda leaf: jax.device_put(np.stack([tensors[f"{_name(base, i)}.{leaf}"] for i in layers]))  # noqa: E731
     adapter = LLaMAAdapter(
         prompts=stack("adaption_prompt")[:, 0],
         gate=stack("adaption_gate"),

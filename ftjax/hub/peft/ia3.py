@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ftjax.hub.names import listing
@@ -62,12 +62,12 @@ def read(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     adapters: dict[str, Any] = {}
     for (site, kind), by_layer in found.items():
         if None in by_layer:
-            adapters[site] = kind(jnp.asarray(by_layer[None]))
+            adapters[site] = kind(jax.device_put(by_layer[None]))
             continue
         rows = base.rows(site)
         for span in layer_spans([layer for layer in by_layer if layer is not None], rows):
             stack = np.stack([by_layer[layer] for layer in range(*span)])
-            adapters[in_rows(site, span, rows)] = kind(jnp.asarray(stack))
+            adapters[in_rows(site, span, rows)] = kind(jax.device_put(stack))
     beyond_paper = {("layers/attn/q", ScaledOutput), ("layers/attn/o", ScaledInput)} & set(found)
     layers = sorted({module.layer for module in modules if module.layer is not None})
     whole = all(len(by_layer) == base.rows(site) for (site, _), by_layer in found.items() if layered(site))

@@ -8,6 +8,7 @@ side by side, B block-diagonal.
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,7 +117,7 @@ def _adapter(config: Mapping[str, Any], run: list[Module], site: str, tensors: T
     own = lambda x: np.split(x, len(sites), -1)[sites.index(site)]  # noqa: E731
 
     def stack(values: list[np.ndarray]) -> Any:
-        return jnp.asarray(values[0] if run[0].layer is None else np.stack(values))
+        return jax.device_put(values[0] if run[0].layer is None else np.stack(values))
 
     a, b = (stack([part(tensors[_keys(m)[i]].T) for m in run]) for i, part in ((0, lambda a: a), (1, own)))
     scale = stack([np.full(_rank(config, m.name), _scale(config, m.name), np.float32) for m in run])

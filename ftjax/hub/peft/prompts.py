@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ftjax.errors import UserError
@@ -71,7 +71,7 @@ def expected_rows(config: Mapping[str, Any], base: Base) -> Shapes:
 
 def read_rows(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     """Our `prompt`, before everything; of P_TUNING too."""
-    rows = jnp.asarray(tensors[KEY] / np.float32(base.cfg.embed_scale))
+    rows = jax.device_put(tensors[KEY] / np.float32(base.cfg.embed_scale))
     adapters = place({"embed": SoftPrompt(rows, base.cfg.vocab_size)}, "prompt")
     return Read("prompt", dict(length=len(rows), init="random", text="", inside=False), adapters)
 
@@ -147,7 +147,7 @@ def expected_prefix(config: Mapping[str, Any], base: Base) -> Shapes:
 
 def read_prefix(config: Mapping[str, Any], base: Base, tensors: Tensors) -> Read:
     """Our `prefix` of definition 'peft': keys and values as they are."""
-    flat, cfg = jnp.asarray(tensors[KEY]), base.cfg
+    flat, cfg = jax.device_put(tensors[KEY]), base.cfg
     _warn_of_window(base, len(flat))
     adapters = {
         "layers/attn": prefix.unpack(flat, cfg.num_layers, cfg.num_kv_heads, cfg.head_dim),
