@@ -109,7 +109,7 @@ def make_start(kind: str, books: Path, folder: Path, seed: int) -> None:
     )
     learned.model_max_length = cfg.max_positions
     model = Transformer(cfg)
-    params = jax.jit(init, static_argnums=0)(model, jax.random.key(seed))
+    params = init(model, jax.random.key(seed))
     if not causal:
         params = with_neighbour_heads(params, cfg)
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if causal else {"pad_token_id": 0}

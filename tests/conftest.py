@@ -27,9 +27,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from configs.default import get_config
 from ftjax import tree
 from ftjax.models.transformer import Transformer, abstract
 from ftjax.nn.config import Config
+from ftjax.parallel.mesh import make_mesh
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
@@ -44,7 +46,8 @@ def pytest_collection_finish(session):
     gc.set_threshold(1_000_000, 10, 10)
 
 
-# Without a scan, operations run eagerly are compiled once for all tests: most need no jit at all.
+# Without a scan, which two layers do not gain by. A test compiles a whole function: each operation run alone, on each
+# new shape, is a program too.
 SIZES = dict(vocab_size=50, hidden_size=16, num_layers=2, max_positions=32, scan_unroll=-1, num_classes=3)
 CONFIGS = {
     "gpt2": Config(**SIZES, family="gpt2", num_heads=2, num_kv_heads=2, head_dim=8, ffn_size=24),
@@ -114,6 +117,13 @@ def randomised():
 def shape(request):
     """The name of each model shape of one stack in turn."""
     return request.param
+
+
+@pytest.fixture
+def mesh():
+    """The mesh that runs set: what is compiled under one is not there for what runs without."""
+    with jax.set_mesh(make_mesh(get_config().mesh)):
+        yield
 
 
 class Example(NamedTuple):

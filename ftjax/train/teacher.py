@@ -28,7 +28,7 @@ from ftjax.distill.forward import VOCABULARY
 from ftjax.distill.match import Pairs
 from ftjax.distill.sequence import verifier
 from ftjax.errors import UserError
-from ftjax.files import as_path
+from ftjax.files import as_path, read_text
 from ftjax.hub import files
 from ftjax.kinds import require
 from ftjax.kinds.base import label_smoothing
@@ -180,7 +180,7 @@ def _pairs(text: str) -> Pairs:
 def is_run(name: str) -> bool:
     """Whether a folder is a run's, and not a model's."""
     config = as_path(name) / "config.json"
-    return config.is_file() and "method" in json.loads(config.read_text("utf-8"))
+    return config.is_file() and "method" in json.loads(read_text(config))
 
 
 def load_teacher(f: Fields, parts: Parts, mesh: Mesh) -> Teacher:

@@ -21,8 +21,7 @@ def folder(make, tmp_path_factory):
     root = tmp_path_factory.mktemp("teach")
     (root / "text.txt").write_text(" ".join(WORDS) * 20)
     tokenizer = train_tokenizer("byte_bpe", [root / "text.txt"], 280)
-    size = dict(vocab_size=len(tokenizer), max_positions=40)
-    size["num_layers"] = 1
+    size = dict(vocab_size=len(tokenizer), max_positions=40, num_layers=1)
     models = {"student": make("gpt2", **size), "teacher": make("llama", **size, hidden_size=24)}
     models["critic"] = make("gpt2", **size, head="classification", num_classes=2, pooling="last", classifier_bias=False)
     for name, made in models.items():

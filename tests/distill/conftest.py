@@ -2,24 +2,15 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import ftjax
 from configs.default import get_config
 from ftjax.data.tokenizer import train_tokenizer
-from ftjax.parallel.mesh import make_mesh
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
 SGD = {"optimizer.momentum": 0.0, "optimizer.schedule": "constant", "optimizer.warmup": 0.0, "optimizer.clip": 0.0}
-
-
-@pytest.fixture
-def mesh():
-    """The mesh that runs set: what is compiled under one is not there for what runs without."""
-    with jax.set_mesh(make_mesh(get_config().mesh)):
-        yield
 
 
 @pytest.fixture(scope="module")

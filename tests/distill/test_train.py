@@ -127,7 +127,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("source", ["stored", "on_policy", "policy"])  # on policy with a live teacher
 def test_a_stopped_run_ends_as_one_that_was_not(configure, request, tmp_path, source):
-    fields = {"steps": 4, "eval_every": 2, "method.dropout": 0.1, "optimizer.momentum": 0.9}
+    fields = {"steps": 5, "eval_every": 2, "method.dropout": 0.1, "optimizer.momentum": 0.9}
     if source == "policy":
         fields |= {"distill.reward": "pattern:.*a.*", "distill.samples": 3}
     else:

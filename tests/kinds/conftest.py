@@ -11,7 +11,6 @@ import ftjax
 from configs.default import get_config
 from ftjax import tree
 from ftjax.data.tokenizer import train_tokenizer
-from ftjax.parallel.mesh import make_mesh
 from ftjax.train.build import build
 from ftjax.train.fields import Fields
 
@@ -19,10 +18,8 @@ TEXT = "the cat sat on a mat and Anna ran home to Rome by the sea . who sat ? wh
 
 
 @pytest.fixture(autouse=True)
-def mesh():
-    """The mesh that runs set: what is compiled under one is not there for what runs without."""
-    with jax.set_mesh(make_mesh(get_config().mesh)):
-        yield
+def as_runs(mesh):
+    """Under their mesh."""
 
 
 @pytest.fixture(scope="session")

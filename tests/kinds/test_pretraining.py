@@ -383,6 +383,7 @@ def test_the_nano_models_are_exported(novels, tmp_path, monkeypatch, capsys, kin
             monkeypatch.setitem(registry, name, None)
     monkeypatch.setitem(pretrain_nano.MODELS, kind, replace(pretrain_nano.MODELS[kind], vocab_size=vocab, **SMALL))
     monkeypatch.setattr(pretrain_nano, "BATCH_TOKENS", 128)
+    monkeypatch.setattr(pretrain_nano, "init", jax.jit(pretrain_nano.init, static_argnums=0))
     output = tmp_path / "out"
     args = [kind, f"--data={novels}", f"--workdir={tmp_path / 'run'}", f"--output={output}", "--steps=5", "--row=16"]
     pretrain_nano.main(args)

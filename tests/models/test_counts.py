@@ -1,7 +1,5 @@
 """Parameters of published models, from their shapes alone."""
 
-import functools
-
 import jax
 import pytest
 
@@ -68,7 +66,6 @@ PUBLISHED = {  # the exact rows of the papers' tables, or, where a table rounds 
 }
 
 
-@functools.cache
 def of(cfg):
     """(shapes of the model's parameters, its sites)."""
     model = Transformer(cfg)

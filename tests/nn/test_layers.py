@@ -52,19 +52,19 @@ def test_a_cut_outside_the_stack_is_refused():
         cut(STACK, L, [6])
 
 
-@functools.partial(jax.jit, static_argnums=range(4))
-def gradient(mine, theirs, unroll, remat):
+@functools.partial(jax.jit, static_argnums=range(2, 6))
+def gradient(params, adapters, mine, theirs, unroll, remat):
     """((loss, sums), gradients put together again) of the stacks cut at `mine` and `theirs`."""
     grad = jax.value_and_grad(functools.partial(loss, unroll=unroll, remat=remat), argnums=(0, 1), has_aux=True)
-    value, pieces = grad(*jax.tree.map(jnp.asarray, (cut(STACK, L, mine), cut(MORE, L, theirs))))
+    value, pieces = grad(cut(params, L, mine), cut(adapters, L, theirs))
     return value, [uncut(p) for p in pieces]
 
 
 @settings(max_examples=8)
 @given(BOUNDARIES, BOUNDARIES, st.sampled_from([-1, 1, 2, L]), st.booleans())
 def test_cut_stacks_give_the_values_and_gradients_of_the_whole_one(mine, theirs, unroll, remat):
-    (value, sums), grads = gradient((), (), -1, False)
-    (other, others), pieces = gradient(tuple(mine), tuple(theirs), unroll, remat)
+    (value, sums), grads = gradient(STACK, MORE, (), (), -1, False)
+    (other, others), pieces = gradient(STACK, MORE, tuple(mine), tuple(theirs), unroll, remat)
     np.testing.assert_allclose(other, value, rtol=1e-6)
     np.testing.assert_allclose(others, sums, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(pieces), jax.tree.leaves(grads), strict=True):

@@ -30,7 +30,7 @@ def test_pooling(make, pooling, side):
     assert np.isfinite(pooled).all()
 
 
-@pytest.mark.parametrize("name, pooling", [
+@pytest.mark.parametrize("name, pooling", [  # what is pooled and how does not know of each other
     ("gpt2", "first"), ("gpt2", "last"), ("gpt2", "mean"), ("llama", "last"), ("bert", "first"),
 ])  # fmt: skip
 def test_padding_and_empty_rows_change_nothing(make, examples, lay, name, pooling):

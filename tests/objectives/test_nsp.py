@@ -101,7 +101,7 @@ def run(both):
 
 def test_empty_rows_give_zero(both, pairs, run):
     batch = {name: np.zeros((B, T), np.int32) for name in pairs[1]} | {"labels": np.full(B, -100)}
-    value, grads = jax.device_get(run(both[2], batch))
+    value, grads = jax.device_get(run(both[2], batch))  # evaluation: test_rows_add_up
     assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
 
 

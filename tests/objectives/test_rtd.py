@@ -213,7 +213,7 @@ def test_draws_are_of_the_key_and_evaluation_repeats(pair, batch, run):
 
 def test_empty_rows_give_zero(pair, batch, run):
     empty = batch | {"segment_ids": np.zeros((B, T), np.int32)}
-    value, grads = jax.device_get(run(pair[3], 50.0, empty, jax.random.key(0)))
+    value, grads = jax.device_get(run(pair[3], 50.0, empty, jax.random.key(0)))  # evaluation: test_rows_add_up
     assert value == 0 and all(not g.any() for g in jax.tree.leaves(grads))
 
 

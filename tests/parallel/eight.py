@@ -33,8 +33,9 @@ BOTH = [(2, 2, 2)]  # the base cut along both axes
 TWO = [(2, 4, 1), (2, 1, 4)]  # along fsdp, along tensor
 LM, CLASSES = dict(head="lm"), dict(head="classification")
 ONE = dict(num_layers=1, scan_unroll=-1)  # a layer, without a scan: two thirds of the time to compile
-RUNS = {  # method -> its fields, the model's options, meshes; a compile each: seconds, so that some share theirs
+RUNS = {  # method and more -> its fields, the model's options, meshes; a compile each: seconds, so that some share
     "full": ({}, LM | ONE | dict(hidden_dropout=0.1), EVERY),
+    "full scanned": ({}, LM | dict(hidden_dropout=0.1), BOTH),
     "lora": (dict(rank=2, alpha=4.0, dropout=0.1), LM, [*BOTH, *TWO]),
     "bitfit+lora+ia3+adapter+prompt+prefix+llama_adapter": (
         {"bitfit.norms": True, "lora.rank": 2, "lora.targets": ("all_linear", "head"), "lora.dora": True,
@@ -57,6 +58,7 @@ KEY = jax.random.key(0)
 
 def parts(name, fields, options):
     """(state before the first step, frozen leaves, step function) of a method, on one device."""
+    name = name.partition(" ")[0]
     model, method, cfg = Transformer(CONFIG.replace(**options)), methods.get(name), configs.get(name)
     cfg.update_from_flattened_dict(fields)
     rng = np.random.default_rng(0)

@@ -122,9 +122,12 @@ def test_what_is_read_is_of_one_time(storage, bucket):
                 storage.put(name, inside, text.encode(), None)
 
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(rewrite)
-        read = {read_text(path) for _ in range(50)}
-        done.set()
+        writer = pool.submit(rewrite)
+        try:
+            read = {read_text(path) for _ in range(50)}
+        finally:
+            done.set()
+        writer.result()
     assert read <= set(texts)
 
 
