@@ -27,14 +27,13 @@ def trio(make):
 
 
 @partial(jax.jit, static_argnums=0)
-def run(model, params, ids):
-    wanted = dict(output_hidden_states=True, output_attentions=True)
-    return model.apply({"params": params}, ids.pop("input_ids"), **ids, **wanted)
+def run(model, params, input_ids, **ids):
+    return model.apply({"params": params}, input_ids, **ids, output_hidden_states=True, output_attentions=True)
 
 
 def outputs(made, batch):
     ids = {name: batch[name] for name in ("input_ids", "segment_ids", "position_ids")}
-    return jax.device_get(run(made.model, made.params, ids))
+    return jax.device_get(run(made.model, made.params, **ids))
 
 
 def added(match, student, teacher, variables, batch, **options):
@@ -114,7 +113,7 @@ def test_a_student_of_the_teacher_s_layers(make, batch, layers):
     made = make("gpt2", num_layers=3)
     model, params = student_of(made.model, made.params, layers)
     assert model.cfg.num_layers == len(layers)
-    ids = {"input_ids": batch["input_ids"]}
+    ids = batch["input_ids"]
     ours = run(model, params, ids)
     states = np.asarray(ours.hidden_states)
     one = partial(student_of, made.model, made.params)

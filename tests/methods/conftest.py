@@ -45,7 +45,7 @@ CASES = {  # a name and fields for each kind of each method: all of it small
     "lora+gradual": ("lora+gradual", {"lora.rank": 2, "lora.dropout": 0.0}),
     "llama_adapter+top_layers": ("llama_adapter+top_layers", {"llama_adapter.count": 2, "top_layers.count": 1}),
 }
-SHALLOW = {  # on one layer, less to compile: none that tells layers apart, nor all of a kind with rows in each
+SHALLOW = {  # on one layer, which is less to compile; what tells layers apart, and one case of each kind, has two
     "full", "head", "bitfit", "lora", "lora qkv", "dora", "pissa", "ia3", "lora+ia3 of peft", "houlsby", "lin",
     "prompt", "prefix", "p_tuning", "p_tuning of peft", "llama_adapter",
 }  # fmt: skip

@@ -33,7 +33,7 @@ BOTH = [(2, 2, 2)]  # the base cut along both axes
 TWO = [(2, 4, 1), (2, 1, 4)]  # along fsdp, along tensor
 LM, CLASSES = dict(head="lm"), dict(head="classification")
 ONE = dict(num_layers=1, scan_unroll=-1)  # a layer, without a scan: two thirds of the time to compile
-RUNS = {  # method and more -> its fields, the model's options, meshes; a compile each: seconds, so that some share
+RUNS = {  # method, and how -> its fields, the model's options, meshes; some share a compile, which is seconds
     "full": ({}, LM | ONE | dict(hidden_dropout=0.1), EVERY),
     "full scanned": ({}, LM | dict(hidden_dropout=0.1), BOTH),
     "lora": (dict(rank=2, alpha=4.0, dropout=0.1), LM, [*BOTH, *TWO]),
