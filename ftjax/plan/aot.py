@@ -18,7 +18,7 @@ from ftjax.plan.hlo import Moved, collectives
 from ftjax.plan.machines import Machine, installed
 from ftjax.plan.program import Program, nbytes
 
-FORMAT = 2  # of what is remembered
+FORMAT = 3  # of what is remembered
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

@@ -13,6 +13,7 @@ _OPERATION = re.compile(r"^(?:ROOT )?%?[\w.\-]+ = (.+?) ([a-z][a-z\-]*)\(")
 _CALLED = re.compile(r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _LIMIT = re.compile(r"= [su](?:32|64)\[\]\S* constant\(([1-9]\d*)\)")
+_CHANNEL = re.compile(r"channel_id=\d+")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -30,10 +31,27 @@ def collectives(text: str, devices: int) -> dict[str, Moved]:
 
     A loop runs as often as XLA notes, or else up to the constant that its condition compares with (as a scan counts);
     where neither is there, once. Of a conditional's branches the dearest counts. What TPUs spread over several fusions
-    (start, steps, end) has one channel and is one.
+    (start, steps, end) has one channel and counts where it starts: its steps may be in a loop beside it.
     """
     computations, entry = _computations(text)
-    return _total(entry, computations, devices)
+    return _total(entry, _without_steps(computations), devices)
+
+
+def _without_steps(computations: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The computations without the lines of channels that start in another one."""
+    starts = {
+        channel[0]: name
+        for name, lines in computations.items()
+        if any("AsyncCollectiveStart" in line for line in lines)
+        for line in lines
+        if (channel := _CHANNEL.search(line))
+    }
+
+    def stays(name: str, line: str) -> bool:
+        channel = _CHANNEL.search(line)
+        return channel is None or starts.get(channel[0], name) == name
+
+    return {name: [line for line in lines if stays(name, line)] for name, lines in computations.items()}
 
 
 def _total(name: str, computations: dict[str, list[str]], devices: int) -> dict[str, Moved]:
@@ -41,7 +59,7 @@ def _total(name: str, computations: dict[str, list[str]], devices: int) -> dict[
     once = {}
     for line in _with_fusions(name, computations):
         if moved := _moved(line, devices):
-            channel = re.search(r"channel_id=\d+", line)
+            channel = _CHANNEL.search(line)
             once[channel[0] if channel else line] = moved
     found: dict[str, Moved] = {}
     for kind, size, sent in once.values():

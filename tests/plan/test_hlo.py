@@ -14,6 +14,7 @@ TPU = """HloModule jit_step, is_scheduled=true
 
 %start (p: bf16[1,8]) -> (bf16[1,8], bf16[4,8]) {
   %ag = bf16[4,8]{1,0:T(8,128)} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %cs = (bf16[1,8]{1,0}, bf16[4,8]{1,0}) custom-call(%ag), custom_call_target="AsyncCollectiveStart"
 }
 
 %piece (p: bf16[1,8]) -> (bf16[1,8], bf16[4,8]) {
@@ -26,9 +27,14 @@ TPU = """HloModule jit_step, is_scheduled=true
   ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
 }
 
+%inner (t: (s32[], bf16[1,8])) -> (s32[], bf16[1,8]) {
+  %f3 = (bf16[1,8], bf16[4,8]) fusion(%p), kind=kCustom, calls=%piece
+}
+
 %body (t: (s32[], bf16[1,8])) -> (s32[], bf16[1,8]) {
   %f1 = (bf16[1,8], bf16[4,8]) fusion(%p), kind=kCustom, calls=%start
   %f2 = (bf16[1,8], bf16[4,8]) fusion(%p), kind=kCustom, calls=%piece
+  %w = (s32[], bf16[1,8]) while(%t), condition=%cond, body=%inner
   %ps = (f32[2,2]{1,0}, f32[2,2]{1,0}, u32[]) collective-permute-start(%x), channel_id=8, source_target_pairs={{0,1}}
   %pd = f32[2,2]{1,0} collective-permute-done(%ps)
 }
