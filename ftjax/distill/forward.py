@@ -10,7 +10,9 @@ from ftjax.distill.cache import Entries
 from ftjax.distill.losses import top_k
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer
-from ftjax.objectives.body import forward
+from ftjax.objectives import body
+from ftjax.objectives.body import forward, vocabulary_logits
+from ftjax.objectives.cross_entropy import places_at_a_time
 
 Batch = Mapping[str, jax.Array]
 VOCABULARY, PER_TOKEN, PER_ROW = ("lm", "mlm"), ("lm", "mlm", "tagging"), ("classification",)  # heads
@@ -30,11 +32,14 @@ def read(model: Transformer, variables: Any, hidden: Any, batch: Batch) -> jax.A
     return jnp.take_along_axis(hidden, batch["label_positions"][..., None], axis=1)
 
 
-def scores(model: Transformer, variables: Any, states: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Logits over tokens or classes: `[..., D]` -> `[..., V]`, fp32."""
-    method = "logits" if model.cfg.head in VOCABULARY else "classify"
-    rngs = None if key is None else {"dropout": key}
-    return model.apply(variables, states, key is not None, method=method, rngs=rngs)
+def scores(
+    model: Transformer, variables: Any, states: jax.Array, key: jax.Array | None = None, first: Any = 0
+) -> jax.Array:
+    """Logits over tokens or classes, fp32, of the places `first` to `first + M` of each row: `[B, M, D]` ->
+    `[B, M, V]`."""
+    if model.cfg.head in VOCABULARY:
+        return vocabulary_logits(model, variables, states, key, first)
+    return body.scores(model, variables, states, key)
 
 
 def without_virtual(batch: Batch, vocab: int) -> dict[str, jax.Array]:
@@ -64,7 +69,7 @@ def entries(
 ) -> Entries:
     """What a teacher's cache stores of a batch: `[B, M, ...]` for its labels `[B, M]`, or `[B, 1, ...]` for `[B]`.
 
-    chunk: positions (over the whole batch) whose logits exist at a time.
+    chunk: positions of a device whose logits exist at a time.
     """
 
     def one(states: jax.Array) -> Entries:
@@ -74,5 +79,5 @@ def entries(
         return Entries(*made[0][:2], jnp.stack(log_z, -1), jnp.stack([entry.log_tail for entry in made], -1))
 
     states = read(model, variables, forward(model, variables, batch).last_hidden, batch)
-    found = jax.lax.map(one, states.swapaxes(0, 1), batch_size=max(chunk // states.shape[0], 1))
+    found = jax.lax.map(one, states.swapaxes(0, 1), batch_size=places_at_a_time(chunk, states.shape[0]))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), found)

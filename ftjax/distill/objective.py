@@ -83,8 +83,8 @@ def distillation(
             theirs = forward(teacher, both["teacher"], shown, **wanted)
             given = read(teacher, both["teacher"], theirs.last_hidden, shown)
 
-        def one(both: Any, h: jax.Array, y: jax.Array, number: jax.Array, given: Any) -> tuple[jax.Array, Any]:
-            logits = scores(model, both["student"], h, None if key is None else jax.random.fold_in(key, number))
+        def one(both: Any, h: jax.Array, y: jax.Array, first: jax.Array, given: Any) -> tuple[jax.Array, Any]:
+            logits = scores(model, both["student"], h, key, first)
             apart = divergence(logits, given if teacher is None else scores(teacher, both["teacher"], given))
             hard, nll = cross_entropy(logits, y, label_smoothing, z_loss)
             kd, _ = total(apart, (y != IGNORE).astype(jnp.float32))
@@ -94,7 +94,7 @@ def distillation(
         if model.cfg.head in VOCABULARY:
             value, sums = chunked(one, both, states, labels, chunk, given)
         else:
-            value, sums = one(both, states, labels, jnp.asarray(1), given)
+            value, sums = one(both, states, labels, jnp.asarray(0), given)
         if match is not None:
             assert teacher is not None and theirs is not None
             projection = variables.get("distill", {}).get("projection")

@@ -163,13 +163,20 @@ def splash(
     return jnp.where((segments != 0)[..., None, None], out, 0)
 
 
+def spread_rows(batch: int) -> tuple[tuple[str, ...], int]:
+    """(axes of the context's mesh that a batch's rows are spread over, devices along them): ((), 1) where none is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in ROWS if axis in mesh.shape)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    return (axes, devices) if batch % devices == 0 else ((), 1)
+
+
 def _spread(run: Any, q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
     """run(q, k, v, *ids), by each device of the context's mesh for its rows and heads: no compiler cuts a kernel."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return run(q, k, v, *ids)
-    rows = tuple(axis for axis in ROWS if axis in mesh.shape)
-    rows = rows if q.shape[0] % math.prod(mesh.shape[axis] for axis in rows) == 0 else ()
+    rows, _ = spread_rows(q.shape[0])
     x, i = P(rows, None, HEADS if HEADS in mesh.shape and k.shape[2] % mesh.shape[HEADS] == 0 else None), P(rows)
     specs = (x, x, x, *(i for _ in ids))
     return jax.shard_map(run, in_specs=specs, out_specs=x, check_vma=False)(q, k, v, *ids)

@@ -50,6 +50,21 @@ def scores(
     return model.apply(variables, features, key is not None, method=method, rngs=rngs)
 
 
+def vocabulary_logits(
+    model: Transformer, variables: Any, hidden: jax.Array, key: jax.Array | None, first: jax.Array
+) -> jax.Array:
+    """Of the places `first` to `first + m` of each row, `[B, m, D]` -> `[B, m, V]`, fp32. What the head draws in
+    training, for adapters of its own, is by place: the same in chunks of any size."""
+    if key is None or "head" not in variables.get("adapters", {}):
+        return model.apply(variables, hidden, method="logits")
+
+    def of_place(h: jax.Array, place: jax.Array) -> jax.Array:
+        rngs = {"dropout": jax.random.fold_in(key, place)}
+        return model.apply(variables, h, True, method="logits", rngs=rngs)
+
+    return jax.vmap(of_place, in_axes=(1, 0), out_axes=1)(hidden, first + jnp.arange(hidden.shape[1]))
+
+
 def class_sums(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> Sums:
     """Cross-entropy, `nll` and `accuracy` of logits `[..., C]` and labels `[...]` (-100 ignored), each of weight 1."""
     loss, nll = cross_entropy(logits, labels, label_smoothing)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ftjax.nn.kernels import spread_rows
 from ftjax.objectives.base import IGNORE
 
 Tree = Any
@@ -35,11 +36,17 @@ def cross_entropy(
     return jnp.where(real, loss, 0), jnp.where(real, nll, 0)
 
 
+def places_at_a_time(chunk: int, batch: int) -> int:
+    """How many places of each row make `chunk` positions on a device, of a batch spread over the context's mesh. Were
+    they counted over all devices, a chunk would be a few positions on each of many, and each chunk gathers the head."""
+    return max(chunk * spread_rows(batch)[1] // batch, 1)
+
+
 def chunked(
     f: ChunkLoss, variables: Tree, hidden: jax.Array, labels: jax.Array, chunk: int, *extras: Tree
 ) -> tuple[jax.Array, Any]:
-    """Sum over chunks of positions of `f(variables, hidden [B, m, D], labels [B, m], number, *extras)`, which gives
-    (loss, metric sums).
+    """Sum over chunks of positions of `f(variables, hidden [B, m, D], labels [B, m], first, *extras)`, which gives
+    (loss, metric sums) of the places `first` to `first + m` of each row.
 
     The loss is a scalar, so its gradient needs no cotangent: each chunk's is taken in the forward pass, while its
     logits are there, and only scaled in the backward pass. Against recomputing, that saves one product with the
@@ -47,11 +54,12 @@ def chunked(
 
     Args:
       hidden: `[B, M, D]`; labels: `[B, M]`, -100 ignored.
-      chunk: positions (over the whole batch) whose logits exist at a time; `number` counts the chunks from 0.
+      chunk: positions of a device whose logits exist at a time. What `f` draws must be by place, or another mesh would
+        draw otherwise.
       extras: trees of `[B, M, ...]` that are cut in the same way (0 past the end), and not differentiated.
     """
     batch, length = labels.shape
-    size = min(max(chunk // batch, 1), length)
+    size = min(places_at_a_time(chunk, batch), length)
     count = -(-length // size)
 
     def pieces(x: jax.Array, filler: int = 0) -> jax.Array:
@@ -59,7 +67,7 @@ def chunked(
         return jnp.pad(x, pad, constant_values=filler).reshape(batch, count, size, *x.shape[2:]).swapaxes(0, 1)
 
     return _sum_chunks(
-        f, variables, pieces(hidden), (pieces(labels, IGNORE), jnp.arange(count), *jax.tree.map(pieces, extras))
+        f, variables, pieces(hidden), (pieces(labels, IGNORE), size * jnp.arange(count), *jax.tree.map(pieces, extras))
     )
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from ftjax.models.transformer import Transformer
 from ftjax.objectives.base import IGNORE, Objective, Sums
-from ftjax.objectives.body import at, hidden_states
-from ftjax.objectives.cross_entropy import chunked, cross_entropy
+from ftjax.objectives.body import at, hidden_states, vocabulary_logits
+from ftjax.objectives.cross_entropy import chunked, cross_entropy, places_at_a_time
 
 
 def causal_lm(
@@ -55,7 +55,7 @@ def vocabulary_outputs(
         logits = model.apply(variables, h, False, method="logits")
         return {"nll": cross_entropy(logits, y)[1], "correct": ((logits.argmax(-1) == y) & (y != IGNORE)) * 1.0}
 
-    size = max(chunk // labels.shape[0], 1)  # positions whose logits are there at a time
+    size = places_at_a_time(chunk, labels.shape[0])
     found = jax.lax.map(one, (hidden.swapaxes(0, 1), labels.T), batch_size=size)
     return {name: x.T for name, x in found.items()}
 
@@ -72,13 +72,11 @@ def vocabulary_loss(
     examples: jax.Array | None = None,
 ) -> Sums:
     """Sums of cross-entropy over the vocabulary: hidden `[B, M, D]`, labels `[B, M]`; per token, or per example."""
-    training = key is not None
 
-    def one(variables: Any, h: jax.Array, y: jax.Array, number: jax.Array) -> tuple[jax.Array, Any]:
-        rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}  # or all chunks would drop alike
-        logits = model.apply(variables, h, training, method="logits", rngs=rngs)
+    def one(variables: Any, h: jax.Array, y: jax.Array, first: jax.Array) -> tuple[jax.Array, Any]:
+        logits = vocabulary_logits(model, variables, h, key, first)
         loss, nll = cross_entropy(logits, y, label_smoothing, z_loss)
-        if training:
+        if key is not None:
             return loss.sum(), {}
         return loss.sum(), {"nll": nll.sum(), "token_accuracy": jnp.sum((logits.argmax(-1) == y) & (y != IGNORE)) * 1.0}
 

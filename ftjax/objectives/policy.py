@@ -19,10 +19,10 @@ def policy_gradient(model: Transformer, *, chunk: int = 2048) -> Objective:
     Batches are those of `causal_lm`, a row an answer: its drawn tokens are the `labels [B, M]`. `rewards` and
     `advantages` are fp32 `[B]`. Metrics: `reward`, the mean over answers; `answer_tokens`.
 
-    chunk: positions (over the whole batch) whose logits exist at a time.
+    chunk: positions of a device whose logits exist at a time.
     """
 
-    def one(variables: Any, h: jax.Array, y: jax.Array, number: jax.Array, advantage: jax.Array) -> tuple[Any, Any]:
+    def one(variables: Any, h: jax.Array, y: jax.Array, first: jax.Array, advantage: jax.Array) -> tuple[Any, Any]:
         _, nll = cross_entropy(model.apply(variables, h, False, method="logits"), y)
         return jnp.sum(nll * advantage), {}
 

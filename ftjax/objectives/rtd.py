@@ -120,11 +120,14 @@ def _sampled(
     """(sum of the nll, a sample at each place `[B, M]`) in chunks: hidden `[B, M, D]`, labels `[B, M]`."""
     batch, length = labels.shape
 
-    def one(variables: Any, h: jax.Array, y: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw(logits: jax.Array, place: jax.Array) -> jax.Array:
+        return jax.random.categorical(jax.random.fold_in(key, place), logits).astype(jnp.int32)
+
+    def one(variables: Any, h: jax.Array, y: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, size = generator.apply(variables, h, method="logits"), y.shape[1]
-        drawn = jax.random.categorical(jax.random.fold_in(key, number), jax.lax.stop_gradient(logits))
+        drawn = jax.vmap(draw, (1, 0), 1)(jax.lax.stop_gradient(logits), first + jnp.arange(size))
         places = jnp.zeros((batch, -(-length // size) * size), jnp.int32)  # chunks are summed: each has its own place
-        places = jax.lax.dynamic_update_slice(places, drawn.astype(jnp.int32), (0, number * size))
+        places = jax.lax.dynamic_update_slice(places, drawn, (0, first))
         return cross_entropy(logits, y)[0].sum(), places
 
     nll, samples = chunked(one, variables, hidden, labels, chunk)

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from ftjax import tree
 from ftjax.methods.base import place
 from ftjax.methods.lora import LoRA
-from ftjax.objectives.cross_entropy import chunked, cross_entropy
+from ftjax.objectives.cross_entropy import chunked, cross_entropy, places_at_a_time
 from ftjax.objectives.lm import causal_lm, vocabulary_loss
 
 B, M, D, V = 2, 7, 4, 11
@@ -151,23 +151,33 @@ def test_the_sentence_reduction_divides_by_examples(make, examples, lay):
 
 def test_an_adapter_on_the_head_trains_through_chunks(make, close, randomised):
     made = make("gpt2")
-    lora = randomised(LoRA(jnp.ones((16, 2)), jnp.ones((2, 50)), jnp.ones(2), None))
+    lora = randomised(LoRA(jnp.ones((16, 2)), jnp.ones((2, 50)), jnp.ones(2)))
     hidden, labels = jnp.asarray(RNG.standard_normal((2, 7, 16)), jnp.float32), jnp.asarray(RNG.integers(0, 50, (2, 7)))
 
     @partial(jax.jit, static_argnums=1)
-    def grad(adapters, chunk):
+    def grad(adapters, chunk, key):
         def loss(adapters):
             variables = {"params": made.params, "adapters": adapters}
-            return vocabulary_loss(made.model, variables, hidden, labels, None, 0.0, 0.0, chunk).loss
+            return vocabulary_loss(made.model, variables, hidden, labels, key, 0.0, 0.0, chunk).loss
 
         return jax.grad(loss)(adapters)
 
-    adapters = place({"head": lora}, "lora")
-    close(grad(adapters, 6), grad(adapters, 100), rtol=1e-4)
+    adapters, key = place({"head": lora.replace(rate=jnp.float32(0.5))}, "lora"), jax.random.key(1)
+    close(grad(adapters, 6, key), grad(adapters, 100, key), rtol=1e-4)  # each place drops alike in both
+    whole, plain = (tree.flatten(grad(adapters, 100, k))["head/lora/b"] for k in (key, None))
+    assert not np.allclose(whole, plain, rtol=0.05)
 
 
-def test_chunks_are_numbered():
-    """So that each draws its own dropout."""
-    numbered = lambda variables, h, y, number: (jnp.float32(10) ** number, {})  # noqa: E731
-    total = jax.jit(lambda h, y: chunked(numbered, VARIABLES, h, y, B)[0])(HIDDEN, np.zeros((B, M), int))
-    assert total == sum(10**n for n in range(M))
+@pytest.mark.parametrize("size", [1, 2])
+def test_chunks_know_their_places(size):
+    numbered = lambda variables, h, y, first: (jnp.float32(10) ** first, {})  # noqa: E731
+    total = jax.jit(lambda h, y: chunked(numbered, VARIABLES, h, y, size * B)[0])(HIDDEN, np.zeros((B, M), int))
+    assert total == sum(10**n for n in range(0, M, size))
+
+
+def test_a_chunk_is_of_a_device():
+    """Of 8 devices, 4 have rows of their own."""
+    assert places_at_a_time(2048, 256) == 8
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))):
+        assert places_at_a_time(2048, 256) == 32
+        assert places_at_a_time(2048, 255) == 8  # which are whole on each

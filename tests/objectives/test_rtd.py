@@ -153,7 +153,9 @@ def test_samples_and_their_nll(pair, chunk):
     picked = np.take_along_axis(log_p, np.maximum(labels, 0)[..., None], -1)[..., 0]
     np.testing.assert_allclose(nll, -np.where(labels >= 0, picked, 0).sum(), rtol=1e-5)
     assert samples.shape == labels.shape and (samples >= 0).all() and (samples < 50).all()
-    assert len(np.unique(samples)) > 5  # chunks do not share their draw
+    assert len(np.unique(samples)) > 5  # places do not share their draw
+    _, whole = sampled(variables["params"], hidden, labels, jax.random.key(0), 100)
+    np.testing.assert_array_equal(samples, whole)
 
 
 def test_samples_follow_the_softmax(pair):
