@@ -122,6 +122,7 @@ class Loader(grain.IterDataset[Arrays]):
                 raise ValueError(f"an example of {lengths.max()} tokens cannot sit in a row of {length}")
             self._rows = plans.rows_per_batch(lengths, length, batch_size * len(lengths) / len(encoded))
             labels, source = (plans.capacity(lengths, n, length) for n in (counts, sources))
+            labels = labels if self._shares else min(labels, length)  # one a token, but where prompts are shared
             self._shapes = {length: Shape(length, labels, source)}
         else:
             self._rows = batch_size

@@ -189,9 +189,11 @@ def test_from_texts_to_batches(decoder, encoder):
     assert batch["labels"].tolist() == [0, 1, IGNORED]
 
 
-def test_chunks_fill_their_rows(decoder):
+@pytest.mark.parametrize("layout", ["packed", "buckets"])
+def test_chunks_fill_their_rows(decoder, layout):
+    """With labels for no more places than there are tokens."""
     encoded = encode_text_chunks([Text("", "ab cde " * 100)], decoder, Collector(64))
-    loader = Loader(encoded, "buckets", 2, max_length=64, buckets=1, shuffle=False)
+    loader = Loader(encoded, layout, 2, max_length=64, buckets=1, shuffle=False)
     first = next(iter(loader))
     assert loader.shapes == ((2, 64, 64, 0),) and (first["labels"] != IGNORED).all()
     assert (first["labels"][:, :-1] == first["input_ids"][:, 1:]).all()
