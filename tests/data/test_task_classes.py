@@ -88,6 +88,13 @@ def test_mnli_has_two_validation_splits(tmp_path):
         assert load("mnli", tmp_path, "validation", genre=genre) == [Labelled(genre, 1, "b")]
     with pytest.raises(UserError, match=r"task\.genre='x': give matched or mismatched"):
         load("mnli", tmp_path, "validation", genre="x")
+    (tmp_path / "dev_mismatched.tsv").rename(tmp_path / "dev.tsv")  # of which genres is not said
+    with pytest.raises(UserError, match=r"no dev_mismatched\.tsv for the validation split"):
+        load("mnli", tmp_path, "validation", genre="mismatched")
+    files = {f"files.{split}": str(tmp_path / "dev.tsv") for split in ("train", "validation")}
+    assert load("mnli", "", genre="mismatched", **files)[0].text == "mismatched"
+    with pytest.raises(UserError, match=r"task\.genre=mismatched: task\.files\.validation says which rows"):
+        load("mnli", "", "validation", genre="mismatched", **files)
 
 
 def test_classes_of_a_file_of_ones_own(tmp_path):
