@@ -14,7 +14,7 @@ def get(name: str) -> ConfigDict:
             param_dtype="float32",  # of what is frozen; what trains is fp32
             dtype="float32",  # compute; norms, softmax and losses are fp32 in any case
             dropout=placeholder(float),  # all of the model's dropouts; its own where not given
-            pooling=placeholder(str),  # first, last, mean; by the model's kind where not given
+            pooling=placeholder(str),  # first, last, mean, max; by the model's kind where not given
             scan_unroll=placeholder(int),  # layers per scan iteration, -1: no scan; by backend where not given
             remat=False,
             attention="auto",  # xla, cudnn, splash; auto: the fastest that can do it where it runs

@@ -1,5 +1,7 @@
 """ftjax eval --workdir=RUN [--split=test]: a run's best checkpoint on a split, with 95% bootstrap intervals.
 
+Of a run, --config.task.files.test=FILE, --config.task.files.validation=FILE and --config.generate.FIELD=VALUE may be
+others than it was trained with.
 ftjax eval --config=configs/default.py:model=...,task=... evaluates a model as it is, before any training; where its
 head is new, a line on stderr says that nothing trained it.
 Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output.
@@ -7,21 +9,23 @@ Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output
 
 import json
 import logging
+from functools import partial
 
 from absl import flags
 
-from ftjax.cli.flags import define_config, read_config
+from ftjax.cli.flags import define_config, overrides, read_config
 from ftjax.errors import UserError
 from ftjax.files import as_path, check_other, write_rows
 
 log = logging.getLogger(__name__)
 # no part of an evaluation reads the first, and only some the others; what is of training alone may stand there
 CHECKED = ("warm_start", "task.shots", "task.demonstrations", "generate.num_beams")
+MAY_CHANGE = ("task.files.validation", "task.files.test", "generate.")  # of a run: what these begin
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     """The command's flags."""
-    define_config(values, argv, default=None)
+    define_config(values, argv)
     flags.DEFINE_string("workdir", None, "a run's folder", flag_values=values)
     flags.DEFINE_string("split", None, "train, validation or test; the config's eval_split", flag_values=values)
     flags.DEFINE_string("output", None, "file for the per-example rows (JSON lines)", flag_values=values)
@@ -30,24 +34,31 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def main(values: flags.FlagValues) -> None:
     """Evaluates, and prints metrics and intervals as JSON."""
     from ftjax.train.build import build
+    from ftjax.train.checkpoint import read_config as read_run
     from ftjax.train.evaluate import evaluate_split
     from ftjax.train.fields import Fields
     from ftjax.train.restore import load_run
 
     workdir, split = values["workdir"].value, values["split"].value
-    if bool(workdir) == (values["config"].value is not None):
+    if bool(workdir) == bool(values["config"].present):
         raise UserError("give either --workdir=RUN or --config=configs/default.py:model=...,task=...")
     if split not in (None, "train", "validation", "test"):
         raise UserError(f"--split={split}: give train, validation or test")
     if values["output"].value:
         check_other(None, as_path(values["output"].value), "--output")
-    check = lambda: None  # noqa: E731
     if workdir:
-        f, parts = load_run(as_path(workdir))
+        changes = overrides(values)
+        if fixed := [path for path in changes if not path.startswith(MAY_CHANGE)]:
+            raise UserError(
+                f"--config.{fixed[0]}: it is as in the run of --workdir; only {', '.join(MAY_CHANGE)}* may be others"
+            )
+        saved = read_run(as_path(workdir))
+        f, parts = load_run(as_path(workdir), changes=changes)
+        check = partial(f.check_all_read, saved, among=changes)
     else:
         config, default = read_config(values)
         f = Fields(config)
-        parts, check = build(f), lambda: f.check_all_read(default, among=CHECKED)
+        parts, check = build(f), partial(f.check_all_read, default, among=CHECKED)
     if parts.fresh:
         log.warning(
             "not in the checkpoint, newly initialised: %s; it was never trained, so this is what a random head does",

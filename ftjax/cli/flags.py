@@ -12,11 +12,11 @@ from ml_collections import ConfigDict, config_flags
 from ftjax.errors import UserError
 
 
-def define_config(values: flags.FlagValues, argv: list[str], default: str | None = "configs/default.py") -> None:
+def define_config(values: flags.FlagValues, argv: list[str]) -> None:
     """`--config=FILE:axis=value,...` with overrides `--config.field=value`."""
     config_flags.DEFINE_config_file(
         "config",
-        default,
+        "configs/default.py",
         "config file, then axes: FILE:model=...,task=...,method=...",
         flag_values=values,
         sys_argv=["ftjax", *argv],  # it looks for overrides there before the flags are parsed
@@ -37,11 +37,14 @@ def given_fields(values: flags.FlagValues, root: str) -> dict[str, Any]:
 
 def read_config(values: flags.FlagValues) -> tuple[ConfigDict, ConfigDict]:
     """(config with overrides, the same without)."""
-    config = values["config"].value
-    if config is None:
-        raise UserError("give --config=configs/default.py:model=...,task=...,method=...")
+    config: Any = values["config"].value
     path, axes = config_file(values)
     return config, run_config(path)(axes)
+
+
+def overrides(values: flags.FlagValues) -> dict[str, Any]:
+    """{field: value} of each `--config.field=value`."""
+    return values["config"].override_values  # type: ignore[attr-defined]
 
 
 def config_file(values: flags.FlagValues) -> tuple[str, str]:

@@ -89,7 +89,7 @@ class Collector:
         bad: what happens to texts that are not right; the error by default.
         """
         if overlong not in get_args(Overlong):
-            raise UserError(f"overlong is '{overlong}'; choose {', '.join(get_args(Overlong))}")
+            raise UserError(f"data.overlong={overlong!r}: give {', '.join(get_args(Overlong))}")
         self.max_length, self.overlong, self.where = max_length, overlong, where
         self.cuts, self.left = overlong.startswith("truncate"), overlong == "truncate_left"
         self.bad = bad if bad is not None else BadRows()
@@ -110,7 +110,7 @@ class Collector:
         if self.overlong == "error":
             raise UserError(
                 f"{self.place(row)}: {length} tokens, more than max_length {self.max_length}; "
-                "raise task.max_length, or set the overlong policy to drop, truncate or truncate_left"
+                "raise task.max_length, or set data.overlong to drop, truncate or truncate_left"
             )
         self.dropped += self.overlong == "drop"
         self.truncated += self.cuts

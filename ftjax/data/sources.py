@@ -280,7 +280,7 @@ def load_hub(data: str, split: str) -> list[Row]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{data}: no such local path, and the hub gave no '{split}' split ({reason}); "
-            "set task.data to a directory, a file or a hub id"
+            "set task.data to a directory or a hub id, or task.files to files"
         ) from None
     features = getattr(table, "features", None) or {}
     rows = [

@@ -1,5 +1,6 @@
 """Extractive question answering: the answer is a span of the context (Devlin et al. 2018, sections 4.2 and 4.3)."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +30,13 @@ def encode(setting: Setting, examples: list[Question], out: Collector, training:
     Raises:
       UserError: a tokenizer without [CLS] and [SEP], no room for a context, or an answer that is not in its context.
     """
-    tokenizer, stride, max_length = setting.tokenizer, setting.f.task.doc_stride, out.max_length
+    tokenizer, task, max_length = setting.tokenizer, setting.f.task, out.max_length
+    stride, longest, threshold = task.doc_stride, task.max_answer, task.null_threshold
     if not is_encoder(tokenizer):
         raise UserError(f"model.path={setting.f.model.path}: span answers need an encoder; take objective=lm")
     require("task.doc_stride", stride, 0 <= stride < max_length, f"0 or more, below task.max_length={max_length}")
-    require("task.max_answer", setting.f.task.max_answer, setting.f.task.max_answer >= 1, "1 or more")
+    require("task.max_answer", longest, longest >= 1, "1 or more")
+    require("task.null_threshold", threshold, math.isfinite(threshold), "a finite number")
     special = tokenizer.num_special_tokens_to_add(pair=True)
     for start in range(0, len(examples), BATCH):
         chunk = list(enumerate(examples[start : start + BATCH], start))

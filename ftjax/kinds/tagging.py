@@ -9,8 +9,8 @@ from ftjax.data.align import first_pieces, words_of
 from ftjax.data.encoded import IGNORED, Collector, Encoded
 from ftjax.data.tasks.task import Tagged
 from ftjax.errors import UserError
-from ftjax.kinds.base import Found, Kind, Result, Setting, Write, label_smoothing, measures_of
-from ftjax.metrics import measure
+from ftjax.kinds.base import Found, Kind, Result, Setting, Write, label_smoothing, measures_of, require
+from ftjax.metrics import METRICS, measure
 from ftjax.objectives.base import Objective
 from ftjax.objectives.tagging import tagging
 
@@ -62,7 +62,14 @@ def encode(setting: Setting, examples: list[Tagged], out: Collector, training: b
 
 
 def objective(setting: Setting) -> Objective:
-    """Cross-entropy of the labelled tokens."""
+    """Cross-entropy of the labelled tokens.
+
+    Raises:
+      UserError: tags without a scheme, where the task's main metric is of entities.
+    """
+    scheme, main = setting.f.task.scheme, setting.task.metrics[0]
+    scored = scheme != "none" or METRICS[main].takes != "tags"
+    require("task.scheme", scheme, scored, f"bio or iob1, for {main} chooses the best checkpoint")
     return tagging(setting.model, label_smoothing=label_smoothing(setting.f))
 
 

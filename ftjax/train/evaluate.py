@@ -52,20 +52,21 @@ class Evaluator:
     """Evaluates a split with one compiled function a batch shape."""
 
     def __init__(self, parts: Parts, data: Data, mesh: Mesh, f: Any, *, last: bool = False):
-        """Between training steps (not `last`) text is written for metrics only where the main one needs it, or where
-        `generate.examples` says for how many."""
+        """Between training steps (not `last`) text is written for metrics, by beams too, only where the main one needs
+        it, or where `generate.examples` says for how many."""
         self._parts, self._data, self._mesh = parts, data, mesh
         self._writes, self._scores_text = parts.kind.writes and not parts.task.chunked, False
         if self._writes:
-            needed = parts.metrics if last or f.generate.examples is not None else parts.metrics[:1]
-            self._scores_text = any(name in WRITTEN for name in needed)
+            of_text = [name in WRITTEN for name in parts.metrics]
+            self._scores_text = any(of_text if last or f.generate.examples is not None else of_text[:1])
             self._limit = f.generate.examples if self._scores_text else 0
             if self._scores_text and self._limit is not None and self._limit < 1:
                 raise UserError(f"generate.examples={self._limit}: the metrics of text need at least one")
             self._max_new = new_tokens(parts, data.encoded, f.generate.max_new_tokens)
             self._batch_size = f.eval_batch_size
-            self._beams = f.generate.num_beams if self._scores_text else 1
-            require("generate.num_beams", self._beams, self._beams >= 1, "1 or more")
+            beams = f.generate.num_beams if any(of_text) else 1  # read here for an evaluation of the run later, too
+            require("generate.num_beams", beams, beams >= 1, "1 or more")
+            self._beams = beams if self._scores_text else 1
         objective, whole = parts.objective, NamedSharding(mesh, PartitionSpec())
         if objective.outputs is not None:
             outputs = objective.outputs

@@ -63,13 +63,16 @@ def changes_base(workdir: str) -> bool:
     )
 
 
-def load_run(workdir: Path, mesh: Mesh | None = None) -> tuple[Fields, Parts]:
-    """A run's config, and its parts with the best trained leaves; the base is read onto a mesh, where one is given.
+def load_run(workdir: Path, mesh: Mesh | None = None, changes: Mapping[str, Any] = {}) -> tuple[Fields, Parts]:
+    """A run's config, with changes by the path of a field, and its parts with the best trained leaves; the base is read
+    onto a mesh, where one is given.
 
     Raises:
       UserError: no run there, or no checkpoint yet.
     """
-    f = Fields(read_config(workdir))
+    config = read_config(workdir)
+    config.update_from_flattened_dict(changes)
+    f = Fields(config)
     parts = build(f, f.warm_start, mesh)
     best = of_model(read_best(workdir))
     variables = put(parts.variables, best, parts.model.cfg.rows, str(workdir))

@@ -152,6 +152,7 @@ def test_workdir_of_another_config_and_a_tokenizer_without_pad(train):
         (["train", "stray"], "stray"),
         (["eval"], "--workdir"),
         (["eval", "--workdir=nowhere"], "nowhere"),
+        (["eval", "--workdir=nowhere", "--config.seed=1"], "--config.seed: it is as in the run of --workdir"),
         (["generate", "--model=nano-gpt"], "--prompt"),
     ],
 )

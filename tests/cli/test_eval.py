@@ -38,7 +38,12 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     assert report.count("newly initialised: classifier/") == 1 and "never trained" not in report  # it is about to be
     more = [f"--workdir={tmp_path / 'more'}", f"--config.warm_start={tmp_path / 'run'}", *run[1:]]
     assert main(["train", *CLASSES, *more]) == 0 and "newly initialised" not in capsys.readouterr().err
-    assert main(["eval", run[0]]) == 0
+    (tmp_path / "three.csv").write_text("name\nAnna\nBob\nCyd\n")
+    other = f"--config.task.files.test={tmp_path / 'three.csv'}"
+    assert main(["eval", run[0], "--split=test", other]) == 0  # the run has none
+    assert json.loads(capsys.readouterr().out)["examples"] == 3
+    assert main(["eval", run[0], "--config.generate.num_beams=3"]) == 2
+    assert "config.generate.num_beams=3: set, but nothing" in capsys.readouterr().err
     assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
 
 

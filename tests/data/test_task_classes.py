@@ -88,6 +88,13 @@ def test_mnli_has_two_validation_splits(tmp_path):
         assert load("mnli", tmp_path, "validation", genre=genre) == [Labelled(genre, 1, "b")]
     with pytest.raises(UserError, match=r"task\.genre='x': give matched or mismatched"):
         load("mnli", tmp_path, "validation", genre="x")
+    (tmp_path / "dev_mismatched.tsv").rename(tmp_path / "dev.tsv")  # of which genres is not said
+    with pytest.raises(UserError, match=r"no dev_mismatched\.tsv for the validation split"):
+        load("mnli", tmp_path, "validation", genre="mismatched")
+    files = {f"files.{split}": str(tmp_path / "dev.tsv") for split in ("train", "validation")}
+    assert load("mnli", "", genre="mismatched", **files)[0].text == "mismatched"
+    with pytest.raises(UserError, match=r"task\.genre=mismatched: task\.files\.validation says which rows"):
+        load("mnli", "", "validation", genre="mismatched", **files)
 
 
 def test_classes_of_a_file_of_ones_own(tmp_path):
@@ -101,28 +108,28 @@ def test_classes_of_a_file_of_ones_own(tmp_path):
     assert load("classification", tmp_path, "validation") == [Labelled("d", "9")]
     (tmp_path / "dev.csv").write_text("text,label\nd,1\n")  # no index: the classes are numbers themselves
     with pytest.raises(UserError, match=r"dev\.csv:2: label '1' is none of the classes \(9, 10\)"):
-        load("classification", tmp_path, "validation")
+        load("classification", tmp_path, "validation", classes=("9", "10"))
     (tmp_path / "train.csv").write_text("text,label,text_pair\na,pos,x\nb,neg,y\n")
     assert load("classification", tmp_path) == [Labelled("a", "pos", "x"), Labelled("b", "neg", "y")]
     cfg.classes = ("neg", "neutral")
     assert task.classes(cfg) == ("neg", "neutral")
     with pytest.raises(UserError, match=r"train\.csv:2: label 'pos' is none of the classes \(0 neg, 1 neutral\)"):
         load("classification", tmp_path, classes=("neg", "neutral"))
+    cfg.classes = ()
     (tmp_path / "train.csv").write_text("text,label\na,1\nb,1\n")
     with pytest.raises(UserError, match=r"the training rows hold \['1'\] alone"):
-        load("classification", tmp_path)
+        task.classes(cfg)
     (tmp_path / "train.csv").write_text("text,label\na,1\nb, \nc, \n")
     said = (
         r"the training rows hold \['1'\] alone; .*; 2 more rows are bad, the first: .*train\.csv:3: the label is empty"
     )
     with pytest.raises(UserError, match=said):
-        load("classification", tmp_path, bad=BadRows("skip"))
-    cfg.classes = ()
-    with pytest.raises(UserError, match=said):
         task.classes(cfg)
     (tmp_path / "train.csv").write_text("text,label\na,1\nb, \n")
     with pytest.raises(UserError, match=r"train\.csv:3: the label is empty"):
         load("classification", tmp_path)
+    (tmp_path / "train.csv").unlink()  # training rows are not read for others
+    assert load("classification", tmp_path, "validation") == [Labelled("d", "1")]
 
 
 def test_lines_of_text_and_label(tmp_path):

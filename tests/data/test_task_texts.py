@@ -3,9 +3,13 @@
 import json
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from configs import task as configs
 from ftjax.data.bad import BadRows
+from ftjax.data.encode import encode_lm
+from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.tasks import TASKS, Text
 from ftjax.data.tasks.task import Chat, Choices, Cloze, Question
 from ftjax.errors import UserError
@@ -269,12 +273,12 @@ def test_instructions(tmp_path):
     path = write(
         tmp_path / "x.jsonl",
         {"instruction": "Add {1}.", "input": "1 2", "output": "3"},
-        {"instruction": "Say hi.", "output": "hi"},
+        {"instruction": "Say hi.", "output": "\nhi "},
         {"instruction": "Say so.", "input": None, "output": "so"},
         {"instruction": "Again.", "instances": [{"input": "a", "output": "b"}, {"input": "", "output": "d"}]},
     )
     found = load("instructions", path)
-    assert found[0].prompt.endswith("### Instruction:\nAdd {1}.\n\n### Input:\n1 2\n\n### Response:")
+    assert found[0].prompt.endswith("### Instruction:\nAdd {1}.\n\n### Input:\n1 2\n\n### Response:\n")
     assert found[0].prompt.startswith("Below is an instruction that describes a task, paired with an input that")
     assert found[0].completion == "3<e>"
     assert [("### Input" in text.prompt, text.completion) for text in found[1:]] == [
@@ -284,6 +288,19 @@ def test_instructions(tmp_path):
         load("instructions", write(path, {"instruction": "a", "output": " "}))
     with pytest.raises(UserError, match=r"x\.jsonl:1: instances must be a list"):
         load("instructions", write(path, {"instruction": "a", "instances": 3}))
+
+
+def test_an_answer_is_no_part_of_its_prompts_last_token(tmp_path):
+    vocab = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<e>", ':"', ":-", "\u010a\u010a"]  # two line ends
+    merges = [(":", '"'), (":", "-"), ("\u010a", "\u010a")]
+    made = Tokenizer(models.BPE({token: i for i, token in enumerate(vocab)}, merges))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<e>")
+    answers = ['"Yes"', "- a\n- b", "\n\nNo"]
+    path = write(tmp_path / "x.jsonl", *({"instruction": "Say.", "output": answer} for answer in answers))
+    encoded = encode_lm(load("instructions", path), tokenizer, Collector(999))
+    learned = [encoded[i].labels[encoded[i].labels != IGNORED] for i in range(len(answers))]
+    assert tokenizer.batch_decode(learned) == [f"{answer.strip()}<e>" for answer in answers]
 
 
 def test_chat(tmp_path):

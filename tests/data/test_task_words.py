@@ -121,9 +121,12 @@ def test_tags_of_ones_own(tmp_path):
     assert TASKS["tagging"].classes(cfg) == ("B-A", "I-X", "O")
     with pytest.raises(UserError, match=r"task\.scheme='bilou': give bio, iob1 or none"):
         load("tagging", path, scheme="bilou")
-    other = write(tmp_path / "y.jsonl", json.dumps({"tokens": ["a"], "ner_tags": ["B-Z"]}))
-    with pytest.raises(UserError, match=r"y\.jsonl:1: the tag 'B-Z' is none of the classes"):
-        load("tagging", path, split="validation", **{"files.validation": str(other)})
+    with pytest.raises(UserError, match=r"task\.classes: the tag 'PER' is none of the scheme bio: write O"):
+        load("tagging", path, classes=("PER", "LOC"))
+    with pytest.raises(UserError, match=r"x\.jsonl:2: the tag 'B-A' is none of the classes \(O, B-X, I-X\)"):
+        load("tagging", path, classes=("O", "B-X"))
+    there = {"files.train": "absent.jsonl", "files.validation": str(path)}  # training rows are not read for others
+    assert load("tagging", path, split="validation", **there) == load("tagging", path)
 
 
 def phrases(tags):

@@ -191,6 +191,7 @@ def test_no_answer(tokenizer, none, threshold, expected):
     ({"max_length": 10, "doc_stride": 4}, "x.json:1: a question of 5 tokens leaves no room for the context"),
     ({"doc_stride": 24}, "task.doc_stride=24: give 0 or more, below task.max_length=24"),
     ({"max_answer": 0}, "task.max_answer=0: give 1 or more"),
+    ({"null_threshold": np.nan}, "task.null_threshold=nan: give a finite number"),
     ({"examples": [Question("1", "who ?", "the cat", (("cat", 3),))]}, "x.json:1: the answer 'cat' is not at char"),
 ])  # fmt: skip
 def test_bad_input(tokenizer, changes, says):
@@ -211,7 +212,8 @@ def test_bad_files_and_models(configure, tmp_path):
 
 @pytest.mark.parametrize("task, method", [("qa", "full"), ("squad", "lora")])
 def test_a_run(configure, tmp_path, task, method):
-    result = train(*configure(task, method, ROWS, ROWS, **FIELDS), tmp_path / "run")
+    fields = FIELDS | {"task.null_threshold": 0.5}
+    result = train(*configure(task, method, ROWS, ROWS, **fields), tmp_path / "run")
     assert result["metrics"].keys() == {"squad_f1", "squad_exact_match"} and result["best"]["metric"] == "squad_f1"
     assert result["steps"] == 3
 

@@ -107,8 +107,10 @@ def test_bad_words_and_tags(bert, words, tags, says):
 
 def test_bad_files(configure, tmp_path):
     rows = [ROWS[0], {"words": ["Oslo"], "tags": ["B-TREE"]}]
-    with pytest.raises(UserError, match=r"validation\.jsonl:2: the tag 'B-TREE' is none of the classes"):
+    with pytest.raises(UserError, match=r"validation\.jsonl:2: tag 'B-TREE' is none of O, B-LOC"):
         train(*configure("tagging", "full", ROWS, rows), tmp_path / "run")
+    with pytest.raises(UserError, match=r"task\.scheme='none': give bio or iob1, for entity_f1 chooses"):
+        train(*configure("conll2003", "full", ROWS, ROWS, **{"task.scheme": "none"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

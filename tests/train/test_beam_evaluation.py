@@ -7,10 +7,13 @@ import pytest
 
 import ftjax
 from configs.default import get_config
+from ftjax import tree
 from ftjax.data.tokenizer import train_tokenizer
 from ftjax.errors import UserError
-from ftjax.metrics import measure
+from ftjax.metrics import WRITTEN, measure
+from ftjax.parallel.mesh import make_mesh
 from ftjax.train.build import build
+from ftjax.train.course import Course
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.fields import Fields
 from ftjax.train.loop import train
@@ -80,14 +83,10 @@ def test_a_run_keeps_them(configure, tmp_path):
     assert last["eval/rouge_l_beam3"] == result["metrics"]["rouge_l_beam3"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"generate.num_beams": 0, "generate.examples": 4}, "generate.num_beams=0: give 1 or more"),
-        ({"generate.num_beams": 3}, "generate.num_beams"),  # no text is scored between steps: nothing uses it
-    ],
-)
-def test_where_they_cannot_be(configure, tmp_path, fields, words):
-    with pytest.raises(UserError, match=words):
-        train(*configure(**fields), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_they_may_be_for_a_later_evaluation_alone(configure, tmp_path, mesh):
+    config, default = configure(**{"generate.num_beams": 3})
+    course = Course(config, default, tmp_path / "run", make_mesh(config.mesh))
+    measures, _ = course.evaluator(*tree.split(course.parts.variables, course.parts.labels))
+    assert "perplexity" in measures and not measures.keys() & set(WRITTEN)  # between steps no text is scored
+    with pytest.raises(UserError, match=r"generate\.num_beams=0: give 1 or more"):
+        Course(*configure(**{"generate.num_beams": 0}), tmp_path / "run", make_mesh(config.mesh))

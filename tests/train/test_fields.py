@@ -1,6 +1,7 @@
 import pytest
 from ml_collections import ConfigDict
 
+from ftjax.data.tasks.table import file_of
 from ftjax.errors import UserError
 from ftjax.train.fields import Fields, leaves
 
@@ -39,6 +40,14 @@ def test_defaults_may_stay_unread_and_a_field_that_the_default_lacks_may_not():
     more.extra = 1
     with pytest.raises(UserError, match=r"config\.extra=1"):
         Fields(more).check_all_read(config())
+
+
+def test_the_files_of_all_splits_are_read_as_one():
+    files = {"train": "a.jsonl", "validation": "b.jsonl", "test": "c.jsonl"}
+    default = ConfigDict(dict(files=dict.fromkeys(files, "")))
+    f = Fields(ConfigDict(dict(files=files)))
+    assert file_of(f, "train") == "a.jsonl"
+    f.check_all_read(default)
 
 
 def test_asking_whether_a_field_exists_is_no_read():

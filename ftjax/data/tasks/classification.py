@@ -4,7 +4,7 @@ from typing import Any
 
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row
-from ftjax.data.tasks.table import Source, class_index, found_classes, limited, load_all, sorted_classes
+from ftjax.data.tasks.table import Source, class_index, found_classes, load_table
 from ftjax.data.tasks.task import Labelled, Split, Task
 from ftjax.errors import UserError
 
@@ -22,17 +22,19 @@ SOURCE = Source(COLUMNS, check)
 
 
 def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
-    """Rows with the roles `text`, `label`, a class's name, and, where the file has them, `text_pair`."""
-    if cfg.classes or split != "train":
-        known = classes(cfg)
+    """Rows with the roles `text`, `label`, a class's name, and, where the file has them, `text_pair`.
 
-        def name(row: Row) -> None:
-            row["label"] = known[class_index(row, known)]
+    The name is one of `cfg.classes`, by it or by its index. Where there are none, whoever encodes the rows knows what
+    was found: no other split is read for it here.
+    """
+    if not cfg.classes:
+        return load_table(cfg, split, bad, SOURCE)
+    known = classes(cfg)
 
-        return limited(load_all(cfg, split, bad, SOURCE._replace(check=name)), cfg, split)
-    rows = load_all(cfg, split, bad, SOURCE)
-    sorted_classes((row["label"] for row in rows), bad)
-    return limited(rows, cfg, split)
+    def name(row: Row) -> None:
+        row["label"] = known[class_index(row, known)]
+
+    return load_table(cfg, split, bad, SOURCE._replace(check=name))
 
 
 def example(row: dict[str, Any], eos: str) -> Labelled:

@@ -75,13 +75,13 @@ def file_of(cfg: Any, split: Split) -> str:
     Raises:
         UserError: the split's file is absent though files.train is given.
     """
-    path = getattr(cfg.files, split)
-    if not path and cfg.files.train:
+    paths = {name: getattr(cfg.files, name) for name in STEMS}  # read as one: a run's splits can be evaluated later
+    if not paths[split] and paths["train"]:
         raise UserError(
-            f"task.files.{split} is not set though task.files.train is ({cfg.files.train}); "
+            f"task.files.{split} is not set though task.files.train is ({paths['train']}); "
             f"give the {split} rows as a file of their own"
         )
-    return path
+    return paths[split]
 
 
 def columns_of(cfg: Any, defaults: Columns) -> dict[str, str]:

@@ -47,8 +47,8 @@ def check(row: Row, scheme: str = "none", classes: Sequence[str] | None = None) 
         raise UserError(f"{row.where}: the tag '{other[0]}' is none of the classes ({', '.join(classes)})")
 
 
-def load_tagged(cfg: Any, split: Split, bad: BadRows, source: Source, classes: Sequence[str]) -> list[Row]:
-    """Rows with the roles `words` and `tags`, lists of equal length; the tags among `classes`, in cfg.scheme."""
+def load_tagged(cfg: Any, split: Split, bad: BadRows, source: Source, classes: Sequence[str] | None) -> list[Row]:
+    """Rows with the roles `words` and `tags`, lists of equal length; tags of cfg.scheme, among `classes` if given."""
     return load_table(cfg, split, bad, source._replace(check=_check(cfg, classes)))
 
 
@@ -82,16 +82,23 @@ SOURCE = Source(COLUMNS, check, formats=SUFFIXES, read=read, take=dict.fromkeys(
 
 
 def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
-    """`load_tagged` with the classes of the config, or of the training rows."""
-    return load_tagged(cfg, split, bad, SOURCE, classes(cfg))
+    """`load_tagged` with the classes of the config; of those of the training rows, whoever encodes the tags knows."""
+    return load_tagged(cfg, split, bad, SOURCE, classes(cfg) if cfg.classes else None)
 
 
 def classes(cfg: Any) -> tuple[str, ...]:
-    """cfg.classes, or the tags of the training rows, sorted; with a B-KIND its I-KIND, O where there is a scheme."""
+    """cfg.classes, or the tags of the training rows, sorted; with a B-KIND its I-KIND, O where there is a scheme.
+
+    Raises:
+        UserError: a class that is none of the scheme's; as `found_classes`.
+    """
     found = found_classes(cfg, SOURCE._replace(check=_check(cfg, None)), "tags")
     if cfg.scheme == "none":
         return found
-    kinds = sorted({tag[2:] for tag in found} - {""})
+    try:
+        kinds = sorted({tag[2:] for tag in in_scheme(found, cfg.scheme)} - {""})
+    except ValueError as error:
+        raise UserError(f"task.classes: {error}, or set task.scheme=none") from None
     return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
