@@ -87,7 +87,7 @@ class LoRA(LowRank):
             raise UserError("a PiSSA adapter in trained form: bring it to site form by Method.expand first")
         if self.rate is not None:
             x = site.dropout(x, self.rate)
-        h = matmul(x, self.a.astype(x.dtype)) * self.scale.astype(x.dtype)
+        h = (matmul(x, self.a.astype(x.dtype), jnp.float32) * self.scale).astype(x.dtype)
         y = y + matmul(h, self.b.astype(x.dtype), y.dtype)
         if self.magnitude is None:
             return y
