@@ -101,7 +101,8 @@ def match_sites(known: Sites, targets: Sequence[str]) -> Sites:
     """{path: shape} of those of the `known` sites that the targets name.
 
     A target is an alias (`attention`, `mlp`, `all_linear`) or a regular expression for the end of a path, from a `/`
-    on: `q` and `attn/(q|v)` both match `layers/attn/q`.
+    on, or after a `^` for all of it: `q` and `attn/(q|v)` both match `layers/attn/q`, and `encoder/layers/attn/q` too,
+    which `^layers/attn/q` does not.
 
     Raises:
       UserError: a target that is no pattern or matches no site; the message lists the sites.
@@ -122,7 +123,8 @@ def match_sites(known: Sites, targets: Sequence[str]) -> Sites:
 
 def _matching(field: str, target: str, known: Sites) -> set[str]:
     try:
-        pattern = re.compile(rf"(?:.*/)?(?:{ALIASES.get(target, target)})")
+    above = "" if target.startswith("^") else "(?:.*/)?"
+        pattern = re.compile(f"{above}(?:{ALIASES.get(target, target)})")
     except re.error as error:
         raise UserError(f"{field}: {target!r} is no regular expression ({error})") from None
     return {path for path in known if pattern.fullmatch(path)}

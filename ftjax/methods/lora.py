@@ -8,7 +8,8 @@ Trainable parameters: sum over sites of R (in + out); DoRA adds out.
 - `dora`: y = m (x W + s x A B) / |W + s A B| by output column, m = |W| at first, the norm without a gradient (Liu
   et al. 2024, eq. 5 and section 4.3). Of the embedding the columns are the D features, over the vocabulary.
 - `pissa`: s A B starts as the R largest singular directions of W, and W without them is frozen (Meng et al. 2024). Here
-  W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported.
+  W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported. Without
+  dropout, as the authors train it: it is to act on A B and not on what is subtracted, here one LoRA.
 - A rank filled up with zeros (columns of A, rows of B, scale) stays zero: each of the two gradients is a product with
   the other's zeros.
 - LoRA+ (Hayou et al. 2024): A and B are the optimizer groups `lora_a` and `lora_b`: optimizer.group_rates=lora_b:16.
@@ -137,6 +138,10 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     if not 0 <= cfg.dropout < 1:
         raise UserError(f"method.dropout={cfg.dropout}: give 0 or more, below 1")
     ranks = by_pattern("method.rank_pattern", cfg.rank_pattern, sites, cfg.rank, whole=True)
+    if cfg.dropout and sites.keys() == {"embed"}:
+        raise UserError(f"method.dropout={cfg.dropout}: the embedding's LoRA has no input to drop; leave it at 0")
+    if cfg.dropout and cfg.pissa:
+        raise UserError("method.dropout and method.pissa exclude each other; take one")
     alphas = by_pattern("method.alpha_pattern", cfg.alpha_pattern, sites, cfg.alpha)
     flat, adapters = tree.flatten(ctx.params), {}
     if min(alphas.values()) <= 0:

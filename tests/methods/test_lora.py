@@ -24,12 +24,15 @@ from tests.methods.conftest import context_of
 
 WRONG = {
     "a target that matches nothing": (dict(targets=("q", "kv")), "'kv' matches no site; there are .*layers/attn/q"),
+    "part of a path": (dict(targets=("^attn/q",)), "'\\^attn/q' matches no site"),
     "part of a name": (dict(targets=("tn/q",)), "matches no site"),
     "a pattern that is none": (dict(targets=("attn/(q",)), "method.targets"),
     "no target": (dict(targets=()), "targets is empty"),
     "a rank over the smaller side": (dict(rank=17, targets=("up",)), "method.rank=17: layers/ffn/up is 16 x 24"),
     "no rank": (dict(rank=0), "method.rank=0"),
     "all dropped": (dict(dropout=1.0), "method.dropout=1"),
+    "a dropout of nothing": (dict(dropout=0.1, targets=("embed",)), "method.dropout=0.1: the embedding's LoRA has no"),
+    "a dropout beside pissa": (dict(dropout=0.1, pissa=True), "method.dropout and method.pissa exclude each other"),
     "pissa of the embedding": (dict(pissa=True, targets=("embed",)), "method.pissa: the embedding takes .* or dora"),
 }
 
@@ -47,7 +50,7 @@ TARGETS = {
     ("attention",): {f"layers/attn/{x}" for x in "qkvo"},
     ("mlp",): {"layers/ffn/up", "layers/ffn/gate", "layers/ffn/down"},
     ("all_linear",): {f"layers/attn/{x}" for x in "qkvo"} | {f"layers/ffn/{x}" for x in ("up", "gate", "down")},
-    ("v", "layers/ffn/down"): {"layers/attn/v", "layers/ffn/down"},
+    ("v", "^layers/ffn/down"): {"layers/attn/v", "layers/ffn/down"},
 }
 
 
