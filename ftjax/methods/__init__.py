@@ -83,9 +83,9 @@ def _composed(names: list[str]) -> Method:
         each = [method.labels(variables, getattr(cfg, name)) for name, method in chosen.items()]
         return jax.tree.map(lambda *found: next((x for x in found if x != tree.FREEZE), tree.FREEZE), *each)
 
-    def merge(params: Any, adapters: Any) -> Any:
+    def merge(params: Any, adapters: Any, model: Config) -> Any:
         for method in chosen.values():
-            params = method.merge(params, adapters)
+            params = method.merge(params, adapters, model)
         return params
 
     def expand(adapters: Any, params: Any) -> Any:
@@ -148,7 +148,7 @@ def trainable_leaves(method: Method, cfg: Any, ctx: Context) -> tuple[Any, bool]
 
     shapes = jax.eval_shape(variables, ctx.params)
     try:
-        jax.eval_shape(method.merge, shapes["params"], shapes["adapters"])
+        jax.eval_shape(lambda both: method.merge(both["params"], both["adapters"], ctx.cfg), shapes)
     except UserError:
         merges = False
     else:

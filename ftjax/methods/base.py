@@ -59,7 +59,8 @@ class Method(NamedTuple):
 
     init: (context, cfg, key) -> adapters, trained form.
     labels: (variables, cfg) -> one label per leaf: `freeze`, or the name of an optimizer group.
-    merge: (params, adapters) -> plain params that give the same outputs; raises UserError where there are none.
+    merge: (params, adapters, the model's Config) -> plain params that give the same outputs; raises UserError where
+      there are none.
     expand: (adapters, params) -> adapters as the sites see them; inside the loss, and once before decoding or export.
     cuts: (cfg, L) -> rows at which the parameters of the layer stack are cut, where trainability changes.
     template: (cfg, the model's Config) -> what the method puts around the text.
@@ -69,7 +70,7 @@ class Method(NamedTuple):
 
     init: Callable[[Context, Any, jax.Array], dict]
     labels: Callable[[Tree, Any], Tree]
-    merge: Callable[[Tree, Tree], Tree]
+    merge: Callable[[Tree, Tree, Config], Tree]
     expand: Callable[[Tree, Tree], Tree] = lambda adapters, params: adapters
     cuts: Callable[[Any, int], tuple[int, ...]] = lambda cfg, rows: ()
     template: Callable[[Any, Config], Template | None] = lambda cfg, model: None
@@ -83,10 +84,10 @@ def no_adapters(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     return {}
 
 
-def unmergeable(why: str) -> Callable[[Tree, Tree], Tree]:
+def unmergeable(why: str) -> Callable[[Tree, Tree, Config], Tree]:
     """The `merge` of a method whose effect no plain weights have."""
 
-    def merge(params: Tree, adapters: Tree) -> Tree:
+    def merge(params: Tree, adapters: Tree, model: Config) -> Tree:
         raise UserError(f"cannot merge: {why}")
 
     return merge
@@ -122,8 +123,8 @@ def match_sites(known: Sites, targets: Sequence[str]) -> Sites:
 
 
 def _matching(field: str, target: str, known: Sites) -> set[str]:
-    try:
     above = "" if target.startswith("^") else "(?:.*/)?"
+    try:
         pattern = re.compile(f"{above}(?:{ALIASES.get(target, target)})")
     except re.error as error:
         raise UserError(f"{field}: {target!r} is no regular expression ({error})") from None

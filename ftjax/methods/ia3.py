@@ -28,6 +28,7 @@ from ftjax.methods.base import (
     match_sites,
     place,
 )
+from ftjax.nn.config import Config
 from ftjax.nn.hooks import Site
 
 PEFT = {  # what PEFT scales by default: outputs, and inputs beside the FFN's down projection; its kin's of a new family
@@ -38,12 +39,12 @@ PEFT = {  # what PEFT scales by default: outputs, and inputs beside the FFN's do
 }
 
 
-@flax.struct.dataclass
 def _scaled(x: jax.Array, scale: jax.Array) -> jax.Array:
     # The product in fp32: around 1 the numbers of bf16 are 0.004 and 0.008 apart, and most of what l learns is less.
     return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
+@flax.struct.dataclass
 class ScaledOutput:
     """l of a Linear's output `[out]`."""
 
@@ -104,7 +105,7 @@ def labels(variables: Any, cfg: Any) -> Any:
     return tree.label(variables, [(r"^adapters/.*/ia3/scale$", "ia3"), ("", tree.FREEZE)])
 
 
-def merge(params: Any, adapters: Any) -> Any:
+def merge(params: Any, adapters: Any, model: Config) -> Any:
     """l into the columns (and bias) of what it scales the output of, into the rows of what it scales the input of."""
     flat = tree.flatten(canonical(params))
     for found in find(adapters, (ScaledOutput, ScaledActivation, ScaledInput)):

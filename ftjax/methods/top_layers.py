@@ -31,7 +31,7 @@ def labels(variables: Any, cfg: Any) -> Any:
 METHOD = Method(
     init=init,
     labels=labels,
-    merge=lambda params, adapters: params,
+    merge=lambda params, adapters, model: params,
     cuts=lambda cfg, rows: (rows - cfg.count,),
     paper="Li & Liang 2021 (FT-Top2)",
 )

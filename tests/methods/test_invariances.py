@@ -178,7 +178,7 @@ def test_adapters_are_switched_and_mixed_without_compiling_anew(tune, randomised
         np.testing.assert_allclose(mixed[row], alone[n][row], rtol=1e-4, atol=1e-5)
     merged = tuned.made.params
     for one in each:
-        merged = tuned.method.merge(merged, jax.tree.map(lambda x: x, one))
+        merged = tuned.method.merge(merged, jax.tree.map(lambda x: x, one), tuned.made.cfg)
     both = methods.combine(each, [1.0, 1.0])
     expected = tuned.made.model.apply({"params": merged}, ids, segments).logits
     np.testing.assert_allclose(run(both), expected, rtol=1e-3, atol=1e-4)

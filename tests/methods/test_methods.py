@@ -108,9 +108,9 @@ def test_merged_equals_unmerged(tune, shape, randomised, method):
     variables = {**tuned.variables, "adapters": adapters}
     if unmergeable(method):
         with pytest.raises(UserError, match="cannot merge"):
-            tuned.method.merge(tuned.variables["params"], adapters)
+            tuned.method.merge(tuned.variables["params"], adapters, tuned.made.cfg)
         return
-    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters), "adapters": {}}
+    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters, tuned.made.cfg), "adapters": {}}
     np.testing.assert_allclose(logits(tuned, merged), logits(tuned, variables), rtol=1e-4, atol=1e-5)
     if adapters:
         assert np.abs(logits(tuned, merged) - logits(tuned, {**variables, "adapters": {}})).max() > 1e-2
