@@ -146,6 +146,15 @@ def test_a_run_from_scratch(configure, runs, objective):
     assert value["loss"] == pytest.approx(result["best"]["value"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("source", "new"), [("nsp", set()), ("mlm", {"pooler", "classifier"})])
+def test_of_the_bases_own_head_what_is_new_trains(configure, models, tmp_path, source, new):
+    shutil.copytree(models[source], tmp_path, dirs_exist_ok=True)
+    ftjax.save(tmp_path, *ftjax.load(models[source], init="random"))
+    config, _ = configure("nsp", "lora", **{"model.path": str(tmp_path), "model.init": "checkpoint"})
+    labels = tree.flatten(build(Fields(config)).labels["params"])
+    assert {path.split("/")[0] for path, label in labels.items() if label != tree.FREEZE} == new
+
+
 def test_a_run_that_lost_its_end_ends_as_before(configure, runs, tmp_path, capfd):
     whole, expected = runs("rtd")
     shutil.copytree(whole, tmp_path / "run")
