@@ -17,7 +17,7 @@ def _fields() -> dict[str, dict[str, Any]]:
         "lora": dict(
             rank=8,
             alpha=16.0,
-            targets=("attention",),  # attention, mlp, all_linear, embed, qkv, head, or ends of paths
+            targets=("attention",),  # attention, mlp, all_linear, embed, qkv, head, or ends of paths (^: all of one)
             dropout=0.0,
             layers=(),  # numbers from 0; all where empty
             rank_pattern="",  # attn/q:4,mlp:16

@@ -40,7 +40,7 @@ def main(values: flags.FlagValues) -> None:
     if form == "peft":
         _peft(f, parts, folder)
     else:
-        merged = parts.method.merge(parts.variables["params"], parts.variables["adapters"])
+        merged = parts.method.merge(parts.variables["params"], parts.variables["adapters"], parts.model.cfg)
         save_model(f, parts, merged, folder, [as_path(workdir)])
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 

@@ -48,6 +48,10 @@ def main(values: flags.FlagValues) -> None:
     parts = build(Fields(config))
     variables = _take_over(parts.variables, found, adapter)
     trained = tree.flatten(tree.split(variables, parts.labels)[0])
+    if lost := sorted(found.head.keys() - trained.keys()):
+        raise UserError(
+            f"{adapter}: holds {', '.join(lost)}, which this task keeps as the base has it; merge it in PEFT"
+        )
     result = {
         "imported": str(adapter),
         "method": config.method.to_dict(),

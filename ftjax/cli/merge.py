@@ -50,6 +50,6 @@ def main(values: flags.FlagValues) -> None:
             )
         each = [one.method.expand(one.variables["adapters"], one.variables["params"]) for _, one in runs]
         adapters = methods.combine(each, weights)
-    merged = parts.method.merge(parts.variables["params"], adapters)
+    merged = parts.method.merge(parts.variables["params"], adapters, parts.model.cfg)
     save_model(f, parts, merged, folder, workdirs)
     print(f"{folder}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")

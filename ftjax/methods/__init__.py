@@ -1,6 +1,7 @@
 """Fine-tuning methods: one file each, and their composition."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from ftjax.methods.base import STARTS, Context, Method, Template, tokens
 from ftjax.methods.batched import batched
 from ftjax.methods.lora import combine
 from ftjax.nn.config import Config
-from ftjax.nn.layers import cut
+from ftjax.nn.layers import cut, parts
 
 METHODS: dict[str, Method] = {  # where several are merged, it is in this order: what scales an output comes last
     "full": full.METHOD,
@@ -43,6 +44,7 @@ METHODS: dict[str, Method] = {  # where several are merged, it is in this order:
 }
 ALONE = (({"prompt", "p_tuning"}, "both place virtual tokens"),
          ({"full", "head", "top_layers", "gradual"}, "both say which of the base's weights train"))  # fmt: skip
+FOR_CLASSES = ("classification", "tagging", "span")  # heads
 TASK_HEAD = r"^params/(classifier|pair_classifier|pooler|transform)/"
 
 
@@ -83,9 +85,9 @@ def _composed(names: list[str]) -> Method:
         each = [method.labels(variables, getattr(cfg, name)) for name, method in chosen.items()]
         return jax.tree.map(lambda *found: next((x for x in found if x != tree.FREEZE), tree.FREEZE), *each)
 
-    def merge(params: Any, adapters: Any) -> Any:
+    def merge(params: Any, adapters: Any, model: Config) -> Any:
         for method in chosen.values():
-            params = method.merge(params, adapters)
+            params = method.merge(params, adapters, model)
         return params
 
     def expand(adapters: Any, params: Any) -> Any:
@@ -110,18 +112,29 @@ def _composed(names: list[str]) -> Method:
     )
 
 
-def labels(method: Method, variables: Any, cfg: Any) -> Any:
-    """The method's labels, with a head that the task adds always trained, as group `head`.
+def variables(method: Method, cfg: Any, params: Any, adapters: Any, rows: int) -> dict[str, Any]:
+    """`{params, adapters}`, the stack of so many rows cut where trainability changes and where adapters begin or end:
+    of a whole one, every step would copy the rows that it takes apart."""
+    edges = [edge for ends, _ in parts(adapters.get("layers", {}), rows) for edge in ends]
+    layers = cut(params["layers"], rows, (*method.cuts(cfg, rows), *edges))
+    return {"params": {**params, "layers": layers}, "adapters": adapters}
 
+
+def labels(method: Method, variables: Any, cfg: Any, model: Config, fresh: Collection[str] = ()) -> Any:
+    """The method's labels, with a head that the task adds always trained, as group `head`: one for its classes, and
+    what no checkpoint gave.
+
+    Args:
+      fresh: paths in the parameters of what is newly initialised.
     Raises:
       UserError: nothing trains.
     """
-
-    # without a classifier, the transform is that of the base's masked words
-    added = {"classifier", "pair_classifier"} & variables["params"].keys()
+    # The classifier, pooler and transform of a head of pre-training are the base's own.
+    added = model.head in FOR_CLASSES or "pair_classifier" in variables["params"]
 
     def mine(path: str, name: str) -> str:
-        return "head" if added and re.match(TASK_HEAD, path) else name
+        new = path.removeprefix("params/") in fresh
+        return "head" if new or (added and re.match(TASK_HEAD, path)) else name
 
     labels = tree.map_paths(mine, method.labels(variables, cfg))
     if set(tree.flatten(labels).values()) <= {tree.FREEZE}:
@@ -139,16 +152,14 @@ def trainable_leaves(method: Method, cfg: Any, ctx: Context) -> tuple[Any, bool]
     Raises:
       UserError: the method does not apply to the model.
     """
-    rows = ctx.cfg.rows
 
-    def variables(params: Any) -> Any:
+    def made(params: Any) -> Any:
         adapters = method.init(ctx._replace(params=params), cfg, jax.random.key(0))
-        layers = cut(params["layers"], rows, method.cuts(cfg, rows))
-        return {"params": {**params, "layers": layers}, "adapters": adapters}
+        return variables(method, cfg, params, adapters, ctx.cfg.rows)
 
-    shapes = jax.eval_shape(variables, ctx.params)
+    shapes = jax.eval_shape(made, ctx.params)
     try:
-        jax.eval_shape(method.merge, shapes["params"], shapes["adapters"])
+        jax.eval_shape(lambda both: method.merge(both["params"], both["adapters"], ctx.cfg), shapes)
     except UserError:
         merges = False
     else:
@@ -167,4 +178,5 @@ __all__ = [
     "labels",
     "tokens",
     "trainable_leaves",
+    "variables",
 ]

@@ -22,7 +22,6 @@ from ftjax.methods.base import (
     Context,
     Found,
     Method,
-    canonical,
     choose,
     hooked,
     in_rows,
@@ -34,6 +33,7 @@ from ftjax.methods.base import (
 )
 from ftjax.nn.core import ACTIVATIONS, layer_norm, matmul
 from ftjax.nn.hooks import Site
+from ftjax.nn.layers import uncut
 
 KINDS = ("houlsby", "lin", "pfeiffer")
 
@@ -103,7 +103,7 @@ def expand(adapters: Any, params: Any) -> Any:
     def with_norm(found: Found) -> dict[str, Any]:
         if not found.adapter.reads_sum:
             return {found.path: found.adapter}
-        norm = (canonical(params) if found.site.startswith("layers/") else params["encoder"])["layers"]["ffn_norm"]
+        norm = uncut((params if found.site.startswith("layers/") else params["encoder"])["layers"], "ffn_norm")
         return {found.path: found.adapter.replace(norm={name: x[found.rows] for name, x in norm.items()})}
 
     return replace(adapters, Bottleneck, with_norm)

@@ -59,7 +59,8 @@ class Method(NamedTuple):
 
     init: (context, cfg, key) -> adapters, trained form.
     labels: (variables, cfg) -> one label per leaf: `freeze`, or the name of an optimizer group.
-    merge: (params, adapters) -> plain params that give the same outputs; raises UserError where there are none.
+    merge: (params, adapters, the model's Config) -> plain params that give the same outputs; raises UserError where
+      there are none.
     expand: (adapters, params) -> adapters as the sites see them; inside the loss, and once before decoding or export.
     cuts: (cfg, L) -> rows at which the parameters of the layer stack are cut, where trainability changes.
     template: (cfg, the model's Config) -> what the method puts around the text.
@@ -69,7 +70,7 @@ class Method(NamedTuple):
 
     init: Callable[[Context, Any, jax.Array], dict]
     labels: Callable[[Tree, Any], Tree]
-    merge: Callable[[Tree, Tree], Tree]
+    merge: Callable[[Tree, Tree, Config], Tree]
     expand: Callable[[Tree, Tree], Tree] = lambda adapters, params: adapters
     cuts: Callable[[Any, int], tuple[int, ...]] = lambda cfg, rows: ()
     template: Callable[[Any, Config], Template | None] = lambda cfg, model: None
@@ -83,10 +84,10 @@ def no_adapters(ctx: Context, cfg: Any, key: jax.Array) -> dict:
     return {}
 
 
-def unmergeable(why: str) -> Callable[[Tree, Tree], Tree]:
+def unmergeable(why: str) -> Callable[[Tree, Tree, Config], Tree]:
     """The `merge` of a method whose effect no plain weights have."""
 
-    def merge(params: Tree, adapters: Tree) -> Tree:
+    def merge(params: Tree, adapters: Tree, model: Config) -> Tree:
         raise UserError(f"cannot merge: {why}")
 
     return merge
@@ -101,7 +102,8 @@ def match_sites(known: Sites, targets: Sequence[str]) -> Sites:
     """{path: shape} of those of the `known` sites that the targets name.
 
     A target is an alias (`attention`, `mlp`, `all_linear`) or a regular expression for the end of a path, from a `/`
-    on: `q` and `attn/(q|v)` both match `layers/attn/q`.
+    on, or after a `^` for all of it: `q` and `attn/(q|v)` both match `layers/attn/q`, and `encoder/layers/attn/q` too,
+    which `^layers/attn/q` does not.
 
     Raises:
       UserError: a target that is no pattern or matches no site; the message lists the sites.
@@ -121,8 +123,9 @@ def match_sites(known: Sites, targets: Sequence[str]) -> Sites:
 
 
 def _matching(field: str, target: str, known: Sites) -> set[str]:
+    above = "" if target.startswith("^") else "(?:.*/)?"
     try:
-        pattern = re.compile(rf"(?:.*/)?(?:{ALIASES.get(target, target)})")
+        pattern = re.compile(f"{above}(?:{ALIASES.get(target, target)})")
     except re.error as error:
         raise UserError(f"{field}: {target!r} is no regular expression ({error})") from None
     return {path for path in known if pattern.fullmatch(path)}

@@ -23,4 +23,4 @@ def labels(variables: Any, cfg: Any) -> Any:
     return tree.label(variables, [(r"^params/.*/bias$", "bias"), *scale, ("", tree.FREEZE)])
 
 
-METHOD = Method(init=init, labels=labels, merge=lambda params, adapters: params, paper="Ben Zaken et al. 2021")
+METHOD = Method(init=init, labels=labels, merge=lambda params, adapters, model: params, paper="Ben Zaken et al. 2021")

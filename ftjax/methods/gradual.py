@@ -32,7 +32,7 @@ def labels(variables: Any, cfg: Any) -> Any:
 METHOD = Method(
     init=no_adapters,
     labels=labels,
-    merge=lambda params, adapters: params,
+    merge=lambda params, adapters, model: params,
     cuts=lambda cfg, rows: tuple(range(1, rows)),
     paper="Howard & Ruder 2018 (ULMFiT)",
 )

@@ -8,6 +8,6 @@ from ftjax.tree import FREEZE
 METHOD = Method(
     init=no_adapters,
     labels=lambda variables, cfg: jax.tree.map(lambda _: FREEZE, variables),  # the task's head is always trained
-    merge=lambda params, adapters: params,
+    merge=lambda params, adapters, model: params,
     paper="linear probe",
 )

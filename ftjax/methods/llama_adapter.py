@@ -21,7 +21,6 @@ from ftjax.methods.base import (
     Context,
     Found,
     Method,
-    canonical,
     choose,
     hooked,
     in_rows,
@@ -31,6 +30,7 @@ from ftjax.methods.base import (
     unmergeable,
 )
 from ftjax.nn.hooks import Site
+from ftjax.nn.layers import uncut
 
 
 @flax.struct.dataclass
@@ -90,7 +90,7 @@ def expand(adapters: Any, params: Any) -> Any:
     """Keys and values of the prompts, by the layers' own projections."""
 
     def with_keys(found: Found) -> dict[str, Any]:
-        one, attn = found.adapter, canonical(params)["layers"]["attn"]
+        one, attn = found.adapter, uncut(params["layers"], "attn")
 
         def project(name: str) -> jax.Array:
             part = {leaf: x[found.rows].astype(one.prompts.dtype) for leaf, x in attn[name].items()}

@@ -8,7 +8,8 @@ Trainable parameters: sum over sites of R (in + out); DoRA adds out.
 - `dora`: y = m (x W + s x A B) / |W + s A B| by output column, m = |W| at first, the norm without a gradient (Liu
   et al. 2024, eq. 5 and section 4.3). Of the embedding the columns are the D features, over the vocabulary.
 - `pissa`: s A B starts as the R largest singular directions of W, and W without them is frozen (Meng et al. 2024). Here
-  W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported.
+  W stays whole: the start is subtracted by a frozen LoRA of the same rank, which is also how it is exported. Without
+  dropout, as the authors train it: it is to act on A B and not on what is subtracted, here one LoRA.
 - A rank filled up with zeros (columns of A, rows of B, scale) stays zero: each of the two gradients is a product with
   the other's zeros.
 - LoRA+ (Hayou et al. 2024): A and B are the optimizer groups `lora_a` and `lora_b`: optimizer.group_rates=lora_b:16.
@@ -42,6 +43,7 @@ from ftjax.methods.base import (
     place,
     replace,
 )
+from ftjax.nn.config import Config
 from ftjax.nn.core import matmul
 from ftjax.nn.hooks import Site
 from ftjax.nn.layers import layered
@@ -87,7 +89,7 @@ class LoRA(LowRank):
             raise UserError("a PiSSA adapter in trained form: bring it to site form by Method.expand first")
         if self.rate is not None:
             x = site.dropout(x, self.rate)
-        h = matmul(x, self.a.astype(x.dtype)) * self.scale.astype(x.dtype)
+        h = (matmul(x, self.a.astype(x.dtype), jnp.float32) * self.scale).astype(x.dtype)
         y = y + matmul(h, self.b.astype(x.dtype), y.dtype)
         if self.magnitude is None:
             return y
@@ -136,6 +138,10 @@ def init(ctx: Context, cfg: Any, key: jax.Array) -> dict:
         raise UserError("method.dora and method.pissa exclude each other; take one")
     if not 0 <= cfg.dropout < 1:
         raise UserError(f"method.dropout={cfg.dropout}: give 0 or more, below 1")
+    if cfg.dropout and sites.keys() == {"embed"}:
+        raise UserError(f"method.dropout={cfg.dropout}: the embedding's LoRA has no input to drop; leave it at 0")
+    if cfg.dropout and cfg.pissa:
+        raise UserError("method.dropout and method.pissa exclude each other; take one")
     ranks = by_pattern("method.rank_pattern", cfg.rank_pattern, sites, cfg.rank, whole=True)
     alphas = by_pattern("method.alpha_pattern", cfg.alpha_pattern, sites, cfg.alpha)
     flat, adapters = tree.flatten(ctx.params), {}
@@ -238,7 +244,7 @@ def _projection(params: Any, name: str) -> jax.Array:
     return next(x for path, x in tree.flatten(params["layers"]).items() if path.endswith(f"attn/{name}/kernel"))
 
 
-def merge(params: Any, adapters: Any) -> Any:
+def merge(params: Any, adapters: Any, model: Config) -> Any:
     """W + s A B at every site (DoRA: m (W + s A B) / |W + s A B|), in fp32, then in the kernel's dtype.
 
     Raises:
@@ -254,15 +260,14 @@ def merge(params: Any, adapters: Any) -> Any:
     for found in find(expand(adapters, params), (LoRA, LoRAEmbedding)):
         if found.site == "encoder/embed":
             continue  # the decoder's table, changed once
-        lora, name = found.adapter, f"{found.site}/kernel"
-        embedding = isinstance(lora, LoRAEmbedding)
-        alone = "head/kernel" in flat or "classifier/kernel" in flat  # no head reads the embedding
-        if name not in flat and not (embedding and alone):
+        lora = found.adapter
+        if model.head_is_embedding and found.site in ("embed", "head"):
             raise UserError(
                 f"cannot merge the LoRA at {found.site}: the embedding and the head are one matrix (tied), and only"
                 " one of the two is adapted; export the adapter"
             )
-        change(flat, TABLE if embedding else name, found.rows, lambda w, x=lora: merged(x, w))
+        name = TABLE if isinstance(lora, LoRAEmbedding) else f"{found.site}/kernel"
+        change(flat, name, found.rows, lambda w, x=lora: merged(x, w))
     return tree.unflatten(flat)
 
 

@@ -20,10 +20,10 @@ def init(ctx: Context, cfg: Any, key: Any) -> dict:
 
 def labels(variables: Any, cfg: Any) -> Any:
     """`backbone` for the parameters of the stack's last rows."""
-    first = max(span(path, 0)[0] for path in tree.flatten(variables) if path.startswith(STACK))
+    rows = max(span(path, 0)[1] for path in tree.flatten(variables) if path.startswith(STACK))
 
     def of(path: str, _: Any) -> str:
-        return "backbone" if path.startswith(STACK) and span(path, 0)[0] == first else tree.FREEZE
+        return "backbone" if path.startswith(STACK) and span(path, 0)[0] >= rows - cfg.count else tree.FREEZE
 
     return tree.map_paths(of, variables)
 
@@ -31,7 +31,7 @@ def labels(variables: Any, cfg: Any) -> Any:
 METHOD = Method(
     init=init,
     labels=labels,
-    merge=lambda params, adapters: params,
+    merge=lambda params, adapters, model: params,
     cuts=lambda cfg, rows: (rows - cfg.count,),
     paper="Li & Liang 2021 (FT-Top2)",
 )

@@ -117,6 +117,11 @@ class Config:
         return self.embed_size or self.hidden_size
 
     @property
+    def head_is_embedding(self) -> bool:
+        """Whether a vocabulary head reads the token table."""
+        return self.tied_head and self.head in ("lm", "mlm", "pretraining")
+
+    @property
     def rows(self) -> int:
         """Layers that have parameters of their own: how many rows the stack holds."""
         return 1 if self.shared_layers else self.num_layers

@@ -57,9 +57,9 @@ def cut(stack: Tree, rows: int, boundaries: Sequence[int]) -> Tree:
     return {f"{a}:{b}": jax.tree.map(lambda x, a=a, b=b: x[a:b], stack) for a, b in pairwise(edges)}
 
 
-def uncut(stack: Tree) -> Tree:
-    """The canonical `[L, ...]` stack of one that was cut."""
-    pieces = [piece for _, piece in parts(stack, 0)]
+def uncut(stack: Tree, module: str = "") -> Tree:
+    """The canonical `[L, ...]` stack of one that was cut, or a module of it."""
+    pieces = [piece[module] if module else piece for _, piece in parts(stack, 0)]
     return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *pieces)
 
 

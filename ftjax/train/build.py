@@ -28,7 +28,6 @@ from ftjax.methods import Context, Method, Template, tokens
 from ftjax.models.transformer import Transformer, keys_values, shifted, sites
 from ftjax.nn import kernels
 from ftjax.nn.config import DROPOUTS
-from ftjax.nn.layers import cut
 from ftjax.objectives.base import Objective
 from ftjax.parallel.mesh import make_mesh, rows_here, rows_multiple, spec
 from ftjax.train.fields import Fields
@@ -230,10 +229,8 @@ def build(
     adapters = method.init(context, f.method, jax.random.fold_in(jax.random.key(f.seed), 1))
     pieces = _around(method.template(f.method, model.cfg), context, tokenizer)
     check_length(f, model, method.expand(adapters, params), pieces.size if pieces else 0)
-    rows = model.cfg.rows
-    params = {**params, "layers": cut(params["layers"], rows, method.cuts(f.method, rows))}
-    variables = {"params": params, "adapters": adapters}
-    labels = methods.labels(method, variables, f.method)
+    variables = methods.variables(method, f.method, params, adapters, model.cfg.rows)
+    labels = methods.labels(method, variables, f.method, model.cfg, fresh)
     objective = with_expand(kind.objective(setting), method)
     return Parts(setting, kind, method, objective, variables, labels, pieces, tuple(fresh))
 

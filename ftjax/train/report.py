@@ -39,7 +39,7 @@ def start_report(parts: Parts, data: Data, held: Data, mesh: Mesh, path: str, st
         f"trains   {training:,} ({100 * training / total:.3g}%): "
         + ", ".join(f"{label} {n:,}" for label, n in sorted(counts.items()) if label != tree.FREEZE),
     ]
-    if cfg.tied_head and cfg.head in ("lm", "mlm"):
+    if cfg.head_is_embedding:
         lines.append("tied     params/embed/tokens/embedding is also the head's kernel")
     if parts.fresh:
         lines.append(f"new      not in the checkpoint, newly initialised: {', '.join(parts.fresh)}")

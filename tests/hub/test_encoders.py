@@ -241,7 +241,7 @@ def test_albert_adapter_of_shared_layers(saved):
         logits = model.apply({"params": p, "adapters": unflatten(a)}, ids, mask).logits
         return jnp.square(logits).mean(), logits
 
-    kernels, whole = jax.jit(jax.grad(loss, has_aux=True))(lora.merge(params, unflatten(adapters)), {})
+    kernels, whole = jax.jit(jax.grad(loss, has_aux=True))(lora.merge(params, unflatten(adapters), model.cfg), {})
     grads, logits = jax.jit(jax.grad(loss, 1, has_aux=True))(params, adapters)
     close(np.asarray(whole), np.asarray(logits))
     kernels = flatten(kernels)

@@ -260,7 +260,7 @@ def test_out(base, models, randomised, tmp_path, name):
     init = functools.partial(method.init, methods.Context(model.cfg, params, known), cfg)
     adapters = init(jax.random.key(0)) if method_name == "lora" else jax.eval_shape(init, jax.random.key(0))
     variables = {"params": params, "adapters": adapters}
-    labels = methods.labels(method, variables, cfg)
+    labels = methods.labels(method, variables, cfg, model.cfg)
     random = randomised(variables, scale=0.3)
     variables = jax.tree.map(lambda x, new, label: x if label == tree.FREEZE else new, variables, random, labels)
     params, adapters = variables["params"], variables["adapters"]

@@ -158,7 +158,10 @@ THEIRS |= {
     "bare xlm-roberta": ("xlm-roberta bare", LORA, dict(**HEAD)),
     "bare gpt": ("gpt bare", LORA, dict(target_modules=["c_fc"], **SMALL)),
     "bare gemma3": ("gemma3 bare", IA3, dict(target_modules=["o_proj"], feedforward_modules=[])),
-    "bare bart": ("bart bare", LORA, dict(target_modules=["fc1"], **SMALL)),
+    "bare bart": (
+        "bart bare", LORA,
+        dict(target_modules=r".*\.fc1|decoder\..*fc2", rank_pattern={r"decoder\..*fc1": 3}, **SMALL),
+    ),
     "embedding electra": ("electra class", LORA, dict(task_type=CLS, target_modules=["word_embeddings"], **SMALL)),
     "embedding gemma3": ("gemma3", LORA, dict(task_type=LM, target_modules=["embed_tokens"], **SMALL)),
     "scores albert": ("albert mlm", LORA, dict(target_modules=["predictions.decoder"], **SMALL)),
@@ -274,7 +277,7 @@ OURS = {  # name -> (model, method, fields)
     "up modernbert": ("modernbert mlm", "lora", dict(rank=2, targets=("ffn/up", "attn/[qv]"), dora=True)),
     "bare bart": ("bart bare", "lora", dict(rank=2, targets=("encoder/layers/attn/k",))),
     "layer t5": ("t5", "lora", dict(rank=2, targets=("cross/q", "layers/ffn/down"), layers=(1,), dora=True)),
-    "decoder bart": ("bart", "lora", dict(rank=2, targets=("layers/attn/q", "cross/[kv]"), rank_pattern="cross/v:3")),
+    "decoder bart": ("bart", "lora", dict(rank=2, targets=("^layers/attn/q", "cross/[kv]"), rank_pattern="cross/v:3")),
     "transform electra": ("electra mlm", "lora", dict(rank=2, targets=("attn/k", "transform/dense"))),
     "project albert": ("albert mlm", "lora", dict(rank=2, targets=("embed/project", "head", "up"), rslora=True)),
     "llama_adapter mistral": ("mistral", "llama_adapter", dict(definition="peft", length=P, count=1)),
@@ -295,7 +298,7 @@ def test_out(base, models, randomised, tmp_path, name):
     init = functools.partial(method.init, methods.Context(model.cfg, params, known), cfg)
     adapters = init(jax.random.key(0)) if method_name == "lora" else jax.eval_shape(init, jax.random.key(0))
     variables = {"params": params, "adapters": adapters}
-    labels = methods.labels(method, variables, cfg)
+    labels = methods.labels(method, variables, cfg, model.cfg)
     random = randomised(variables, scale=0.3)
     variables = jax.tree.map(lambda x, new, label: x if label == tree.FREEZE else new, variables, random, labels)
     params, adapters = variables["params"], variables["adapters"]

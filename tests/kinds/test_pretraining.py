@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import optax
+import peft
 import pytest
 import torch
 import transformers as hf
@@ -19,6 +21,7 @@ import ftjax
 from configs.default import get_config
 from experiments import pretrain_nano
 from ftjax import tree
+from ftjax.cli.main import main
 from ftjax.data.documents import encode_chunks, encode_pairs, encode_stream, pairs
 from ftjax.data.encoded import Collector
 from ftjax.data.tasks import TASKS
@@ -144,6 +147,29 @@ def test_a_run_from_scratch(configure, runs, objective):
     assert read_best(workdir).keys() == first.keys()
     value, _ = evaluate_split(f, parts, "validation")  # its draws are those of the run's own evaluation
     assert value["loss"] == pytest.approx(result["best"]["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("source", "new"), [("nsp", set()), ("mlm", {"pooler", "classifier"})])
+def test_of_the_bases_own_head_what_is_new_trains(configure, models, tmp_path, source, new):
+    shutil.copytree(models[source], tmp_path, dirs_exist_ok=True)
+    ftjax.save(tmp_path, *ftjax.load(models[source], init="random"))
+    config, _ = configure("nsp", "lora", **{"model.path": str(tmp_path), "model.init": "checkpoint"})
+    labels = tree.flatten(build(Fields(config)).labels["params"])
+    assert {path.split("/")[0] for path, label in labels.items() if label != tree.FREEZE} == new
+
+
+def test_an_adapter_that_trained_the_bases_head_makes_no_run(models, novels, tmp_path, capsys):
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    shutil.copytree(models["nsp"], model)
+    ftjax.save(model, *ftjax.load(models["nsp"], init="random"))
+    options = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["seq_relationship"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, of transformers
+        peft.get_peft_model(hf.BertForPreTraining.from_pretrained(model), options).save_pretrained(adapter)
+    config = ["--config=configs/default.py:task=text", "--config.task.objective=nsp", f"--config.task.data={novels}"]
+    more = [f"--model={model}", f"--workdir={tmp_path / 'run'}", f"--config.task.max_length={LENGTH}"]
+    assert main(["import", f"--adapter={adapter}", *config, *more]) == 2
+    assert "holds params/classifier/bias, params/classifier/kernel, which this task keeps" in capsys.readouterr().err
 
 
 def test_a_run_that_lost_its_end_ends_as_before(configure, runs, tmp_path, capfd):

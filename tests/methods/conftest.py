@@ -12,7 +12,6 @@ from configs import method as configs
 from ftjax import methods, tree
 from ftjax.data.around import Around
 from ftjax.models.transformer import keys_values, sites
-from ftjax.nn.layers import cut
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
 
@@ -112,9 +111,7 @@ def tune(make, examples, lay):
         cfg.update_from_flattened_dict(small | fields)
         context = context_of(made, classes)
         adapters = method.init(context, cfg, jax.random.key(1))
-        rows = made.cfg.rows
-        layers = cut(made.params["layers"], rows, method.cuts(cfg, rows))
-        variables = {"params": {**made.params, "layers": layers}, "adapters": adapters}
+        variables = methods.variables(method, cfg, made.params, adapters, made.cfg.rows)
         around = around_of(method.template(cfg, made.cfg), context)
         batch, _ = lay([[wrapped(e, around)] for e in examples(6, 3, 4)], LENGTH)
         if task == "classification":
@@ -143,7 +140,7 @@ def tune(make, examples, lay):
             grads, sums = jax.grad(total, has_aux=True)(train)
             return jax.tree.map(lambda x, g: x - g, train, grads), sums
 
-        labels = methods.labels(method, variables, cfg)
+        labels = methods.labels(method, variables, cfg, made.cfg)
         return Tuned(made, context, around, method, cfg, variables, labels, loss, batch, logits, descend)
 
     return build

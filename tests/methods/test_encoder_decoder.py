@@ -71,7 +71,7 @@ def test_exactly_the_labelled_leaves_move(tuned, randomised, case):
 @pytest.mark.parametrize("case", MERGES)
 def test_merged_equals_unmerged(tuned, base, randomised, case):
     adapters = randomised(tuned.variables["adapters"], scale=0.2)
-    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters), "adapters": {}}
+    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters, tuned.made.cfg), "adapters": {}}
     now = np.asarray(tuned.logits({**tuned.variables, "adapters": adapters}, tuned.batch))
     np.testing.assert_allclose(tuned.logits(merged, tuned.batch), now, rtol=1e-3, atol=1e-4)
     assert np.abs(now - base(tuned)).max() > 1e-2
@@ -80,7 +80,7 @@ def test_merged_equals_unmerged(tuned, base, randomised, case):
 @pytest.mark.parametrize("case", ["houlsby", "prefix", "llama_adapter"])
 def test_what_cannot_merge(tuned, case):
     with pytest.raises(UserError, match="cannot merge"):
-        tuned.method.merge(tuned.variables["params"], tuned.variables["adapters"])
+        tuned.method.merge(tuned.variables["params"], tuned.variables["adapters"], tuned.made.cfg)
 
 
 @pytest.mark.parametrize("case", ["full", "houlsby", "prompt", "prefix"])

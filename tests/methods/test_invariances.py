@@ -15,8 +15,8 @@ from ftjax.data.loader import Loader
 from ftjax.decode.loop import for_steps
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer, abstract, empty_cache, sites
-from ftjax.nn.layers import cut
 from ftjax.objectives.lm import causal_lm
+from ftjax.train.build import with_expand
 from ftjax.train.step import init_state, make_step
 from tests.conftest import CONFIGS
 from tests.methods.conftest import CASES, LENGTH, wrapped
@@ -143,20 +143,23 @@ def test_memory_falls_as_more_is_frozen(make):
     ints = jax.ShapeDtypeStruct((2, 8), jnp.int32)
     batch = dict.fromkeys(("input_ids", "segment_ids", "position_ids", "label_positions", "labels"), ints)
 
-    def peak(name):
+    def peak(name, **fields):
         method, cfg, params = methods.get(name), configs.get(name), abstract(model)
+        cfg.update(fields)
         context = methods.Context(model.cfg, params, sites(model))
         adapters = jax.eval_shape(lambda key: method.init(context, cfg, key), jax.random.key(0))
-        layers = jax.eval_shape(lambda stack: cut(stack, 4, method.cuts(cfg, 4)), params["layers"])
-        variables = {"params": {**params, "layers": layers}, "adapters": adapters}
-        train, frozen = tree.split(variables, methods.labels(method, variables, cfg))
+        cut = lambda params, adapters: methods.variables(method, cfg, params, adapters, 4)  # noqa: E731
+        variables = jax.eval_shape(cut, params, adapters)
+        train, frozen = tree.split(variables, methods.labels(method, variables, cfg, model.cfg))
         tx = optax.adam(1e-3)
         state = jax.eval_shape(lambda: init_state(jax.tree.map(lambda x: jnp.zeros(x.shape), train), tx))
-        step = jax.jit(make_step(causal_lm(model).loss, tx), donate_argnums=0)
+        step = jax.jit(make_step(with_expand(causal_lm(model), method).loss, tx), donate_argnums=0)
         memory = step.lower(state, frozen, batch, jax.random.key(0)).compile().memory_analysis()
         return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
-    assert peak("lora") < 0.75 * peak("top_layers") < 0.75 * peak("full")
+    lora = peak("lora")
+    assert lora < 0.75 * peak("top_layers") < 0.75 * peak("full")
+    assert max(peak("lora", layers=(2,)), peak("llama_adapter", count=3)) < lora
 
 
 def test_adapters_are_switched_and_mixed_without_compiling_anew(tune, randomised, close):
@@ -178,7 +181,7 @@ def test_adapters_are_switched_and_mixed_without_compiling_anew(tune, randomised
         np.testing.assert_allclose(mixed[row], alone[n][row], rtol=1e-4, atol=1e-5)
     merged = tuned.made.params
     for one in each:
-        merged = tuned.method.merge(merged, jax.tree.map(lambda x: x, one))
+        merged = tuned.method.merge(merged, jax.tree.map(lambda x: x, one), tuned.made.cfg)
     both = methods.combine(each, [1.0, 1.0])
     expected = tuned.made.model.apply({"params": merged}, ids, segments).logits
     np.testing.assert_allclose(run(both), expected, rtol=1e-3, atol=1e-4)

@@ -24,12 +24,15 @@ from tests.methods.conftest import context_of
 
 WRONG = {
     "a target that matches nothing": (dict(targets=("q", "kv")), "'kv' matches no site; there are .*layers/attn/q"),
+    "part of a path": (dict(targets=("^attn/q",)), "'\\^attn/q' matches no site"),
     "part of a name": (dict(targets=("tn/q",)), "matches no site"),
     "a pattern that is none": (dict(targets=("attn/(q",)), "method.targets"),
     "no target": (dict(targets=()), "targets is empty"),
     "a rank over the smaller side": (dict(rank=17, targets=("up",)), "method.rank=17: layers/ffn/up is 16 x 24"),
     "no rank": (dict(rank=0), "method.rank=0"),
     "all dropped": (dict(dropout=1.0), "method.dropout=1"),
+    "a dropout of nothing": (dict(dropout=0.1, targets=("embed",)), "method.dropout=0.1: the embedding's LoRA has no"),
+    "a dropout beside pissa": (dict(dropout=0.1, pissa=True), "method.dropout and method.pissa exclude each other"),
     "pissa of the embedding": (dict(pissa=True, targets=("embed",)), "method.pissa: the embedding takes .* or dora"),
 }
 
@@ -47,7 +50,7 @@ TARGETS = {
     ("attention",): {f"layers/attn/{x}" for x in "qkvo"},
     ("mlp",): {"layers/ffn/up", "layers/ffn/gate", "layers/ffn/down"},
     ("all_linear",): {f"layers/attn/{x}" for x in "qkvo"} | {f"layers/ffn/{x}" for x in ("up", "gate", "down")},
-    ("v", "layers/ffn/down"): {"layers/attn/v", "layers/ffn/down"},
+    ("v", "^layers/ffn/down"): {"layers/attn/v", "layers/ffn/down"},
 }
 
 
@@ -81,7 +84,7 @@ def test_merge_is_in_fp32_and_keeps_the_kernels_dtype(tune, randomised):
     tuned = tune("lora", "gpt2", targets=("up",))
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tuned.variables["params"])
     adapters = randomised(tuned.variables["adapters"])
-    merged = tuned.method.merge(half, adapters)["layers"]["ffn"]["up"]["kernel"]
+    merged = tuned.method.merge(half, adapters, tuned.made.cfg)["layers"]["ffn"]["up"]["kernel"]
     delta = adapters["layers"]["ffn"]["up"]["lora"].delta()
     whole = (half["layers"]["ffn"]["up"]["kernel"].astype(jnp.float32) + delta).astype(jnp.bfloat16)
     assert merged.dtype == jnp.bfloat16
@@ -91,9 +94,9 @@ def test_merge_is_in_fp32_and_keeps_the_kernels_dtype(tune, randomised):
 def test_a_tied_head_cannot_be_merged_an_untied_one_can(tune, randomised):
     tied, untied = (tune("lora", name, "lm", targets=("head",)) for name in ("gpt2", "llama"))
     with pytest.raises(UserError, match="LoRA at head: the embedding and the head are one matrix"):
-        tied.method.merge(tied.variables["params"], tied.variables["adapters"])
+        tied.method.merge(tied.variables["params"], tied.variables["adapters"], tied.made.cfg)
     adapters = randomised(untied.variables["adapters"])
-    merged = untied.method.merge(untied.variables["params"], adapters)
+    merged = untied.method.merge(untied.variables["params"], adapters, untied.made.cfg)
     live = untied.logits({**untied.variables, "adapters": adapters}, untied.batch)
     now = untied.logits({"params": merged, "adapters": {}}, untied.batch)
     np.testing.assert_allclose(now, live, rtol=1e-4, atol=1e-5)
@@ -177,16 +180,20 @@ def test_dora_of_the_embedding_merges_where_no_head_reads_it(tune, randomised, s
     live = np.asarray(tuned.logits({"params": params, "adapters": adapters}, tuned.batch))
     merged, base = (
         np.asarray(tuned.logits({"params": each, "adapters": {}}, tuned.batch))
-        for each in (tuned.method.merge(params, adapters), params)
+        for each in (tuned.method.merge(params, adapters, tuned.made.cfg), params)
     )
     np.testing.assert_allclose(merged, live, rtol=1e-4, atol=1e-5)
     assert np.abs(base - live).max() > 1e-2
 
 
-def test_dora_of_a_tied_embedding_cannot_be_merged(tune):
-    tuned = tune("lora", "gpt2", "lm", dora=True, targets=("embed",), rank=2)
+@pytest.mark.parametrize(("shape", "fields"), [("gpt2", {}), ("bert", {"head": "pretraining", "pooler": "dense"})])
+def test_an_embedding_that_a_head_reads_cannot_be_merged(make, shape, fields):
+    """Nor where there is a classifier beside it."""
+    made, method, cfg = make(shape, **fields), methods.get("lora"), configs.get("lora")
+    cfg.update(targets=("embed",), dora=shape == "gpt2")
+    adapters = method.init(context_of(made, ()), cfg, jax.random.key(0))
     with pytest.raises(UserError, match="LoRA at embed: the embedding and the head are one matrix"):
-        tuned.method.merge(tuned.variables["params"], tuned.variables["adapters"])
+        method.merge(made.params, adapters, made.cfg)
 
 
 class Pair(NamedTuple):
@@ -263,23 +270,25 @@ def test_dora_of_the_embedding_is_pefts(pair, head):
 
 def test_merged_dora_of_the_embedding_is_pefts_where_no_head_reads_it(pair):
     pair = pair("classification")
-    merged = pair.method.merge(pair.params, pair.adapters)
+    merged = pair.method.merge(pair.params, pair.adapters, pair.model.cfg)
     theirs = copy.deepcopy(pair.theirs).merge_and_unload()
     table = theirs.transformer.wte.weight.detach().numpy()
     np.testing.assert_allclose(merged["embed"]["tokens"]["embedding"], table, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("shape", "fields"), [("llama", {"embed_scale": 4.0}), ("t5", {"tied_head": False})])
+@pytest.mark.parametrize(
+    ("shape", "fields"), [("llama", {"embed_scale": 4.0}), ("t5", {"tied_head": False}), ("gpt2", {"head": "none"})]
+)
 def test_the_embedding_of_other_shapes_merges(make, randomised, shape, fields):
-    """One that is scaled after the lookup, and one that an encoder and a decoder look up."""
+    """One that is scaled after the lookup, one that an encoder and a decoder look up, one without any head."""
     made, method, cfg = make(shape, **fields), methods.get("lora"), configs.get("lora")
     cfg.update(rank=2, targets=("embed",))
     adapters = randomised(method.init(context_of(made, ()), cfg, jax.random.key(0)))
     ids = jnp.asarray([[3, 9, 4, 1]])
     inputs = {"encoder_input_ids": ids + 1} if made.cfg.encoder else {}
     run = jax.jit(
-        lambda params, adapters: made.model.apply({"params": params, "adapters": adapters}, ids, **inputs).logits
+        lambda params, adapters: made.model.apply({"params": params, "adapters": adapters}, ids, **inputs).last_hidden
     )
     live = run(made.params, method.expand(adapters, made.params))
-    np.testing.assert_allclose(run(method.merge(made.params, adapters), {}), live, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(method.merge(made.params, adapters, made.cfg), {}), live, rtol=1e-4, atol=1e-5)
     assert np.abs(live - run(made.params, {})).max() > 1e-2

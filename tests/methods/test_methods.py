@@ -10,6 +10,7 @@ import pytest
 from configs import method as configs
 from ftjax import methods, tree
 from ftjax.errors import UserError
+from ftjax.models.transformer import sites
 from ftjax.train.step import init_state
 from tests.conftest import CONFIGS
 from tests.methods.conftest import CASES
@@ -108,9 +109,9 @@ def test_merged_equals_unmerged(tune, shape, randomised, method):
     variables = {**tuned.variables, "adapters": adapters}
     if unmergeable(method):
         with pytest.raises(UserError, match="cannot merge"):
-            tuned.method.merge(tuned.variables["params"], adapters)
+            tuned.method.merge(tuned.variables["params"], adapters, tuned.made.cfg)
         return
-    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters), "adapters": {}}
+    merged = {"params": tuned.method.merge(tuned.variables["params"], adapters, tuned.made.cfg), "adapters": {}}
     np.testing.assert_allclose(logits(tuned, merged), logits(tuned, variables), rtol=1e-4, atol=1e-5)
     if adapters:
         assert np.abs(logits(tuned, merged) - logits(tuned, {**variables, "adapters": {}})).max() > 1e-2
@@ -121,6 +122,16 @@ def test_a_head_that_the_task_adds_always_trains(tune, shape, method):
     labels = tree.flatten(tune(method, shape).labels)
     heads = {path for path in labels if "params/classifier" in path or "params/pooler" in path}
     assert heads and {labels[path] for path in heads} == {"head"}
+
+
+def test_where_adapters_cut_the_stack_does_not_say_what_trains(make):
+    """The top two of three layers, with adapters in one of them and in a lower one."""
+    made, method, cfg = make("gpt2", num_layers=3), methods.get("lora+top_layers"), configs.get("lora+top_layers")
+    cfg.update_from_flattened_dict({"lora.layers": (0, 2), "top_layers.count": 2})
+    adapters = method.init(methods.Context(made.cfg, made.params, sites(made.model)), cfg, jax.random.key(0))
+    labels = method.labels(methods.variables(method, cfg, made.params, adapters, 3), cfg)
+    train = {path for path, label in tree.flatten(labels["params"]).items() if label == "backbone"}
+    assert {path.split("/")[1] for path in train} == {"1:2", "2:3"}
 
 
 def test_training_nothing_is_refused(tune):

@@ -11,6 +11,8 @@ import pytest
 
 from configs import method as configs
 from ftjax import methods, tree
+from ftjax.methods.ia3 import ScaledActivation, ScaledInput, ScaledOutput
+from ftjax.methods.lora import LoRA
 from ftjax.models.stack import Embeddings
 from ftjax.models.transformer import Transformer
 from ftjax.nn.attention import Attention
@@ -130,6 +132,22 @@ def test_no_hook_changes_the_compute_dtype(tune, case, shape):
     assert len(seen) > 20
     assert [one for one in seen if one[-1] != HALF] == []
     assert (out.last_hidden.dtype, out.logits.dtype) == (HALF, jnp.float32)
+
+
+def test_factors_near_one_act_in_bf16():
+    """1.003, which in bf16 itself is 1."""
+    x, scale = jnp.linspace(1, 2, 128).astype(HALF), jnp.full(128, 1.003)
+    expected = (np.asarray(x, np.float32) * np.float32(1.003)).astype(HALF)
+    assert (expected != x).mean() > 0.5
+    one, zero = jnp.ones((1, 1), HALF), jnp.zeros((1, 128), HALF)
+    for y in (
+        ScaledOutput(scale).output(x, None),
+        ScaledActivation(scale).activation(x, None),
+        ScaledInput(scale).input(x, None),
+        LoRA(x[None], jnp.eye(128), scale).linear(one, zero, None, None)[0],
+    ):
+        assert y.dtype == HALF
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("case", STARTS)

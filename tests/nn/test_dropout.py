@@ -22,6 +22,14 @@ def test_rate_and_expectation(rate):
     np.testing.assert_array_equal(y, dropout(KEY, x, jnp.asarray(rate)))  # a leaf as well as a number
 
 
+def test_of_bf16_is_its_fp32_quotient():
+    x = jnp.linspace(1, 2, 1000).astype(jnp.bfloat16)
+    y = dropout(KEY, x, 0.1)
+    assert y.dtype == x.dtype
+    kept = (np.asarray(x, np.float32) / np.float32(0.9)).astype(x.dtype)
+    np.testing.assert_array_equal(y, np.where(y != 0, kept, 0))
+
+
 @functools.cache
 def hidden_states(model):
     options = dict(training=True, output_hidden_states=True, method="hidden")

@@ -18,7 +18,6 @@ from configs.default import get_config
 from ftjax import methods, tree
 from ftjax.models.transformer import Transformer, abstract, sites
 from ftjax.nn.config import Config
-from ftjax.nn.layers import cut
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
 from ftjax.parallel.mesh import make_mesh, place, place_batch, shardings, trial_mesh
@@ -65,9 +64,8 @@ def parts(name, fields, options):
     params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype), abstract(model))
     context = methods.Context(model.cfg, params, sites(model))
     adapters = jax.jit(lambda key: method.init(context, cfg, key))(KEY)
-    params |= {"layers": cut(params["layers"], model.cfg.num_layers, method.cuts(cfg, model.cfg.num_layers))}
-    variables = {"params": params, "adapters": adapters}
-    train, frozen = tree.split(variables, methods.labels(method, variables, cfg))
+    variables = methods.variables(method, cfg, params, adapters, model.cfg.num_layers)
+    train, frozen = tree.split(variables, methods.labels(method, variables, cfg, model.cfg))
     tx = optax.adam(1e-2, eps=1e-3)  # what has no gradient but the sums' last bits stays where it is
     objective = with_expand(causal_lm(model) if model.cfg.head == "lm" else classification(model), method)
     return jax.jit(lambda: init_state(train, tx))(), frozen, make_step(objective.loss, tx)

@@ -41,7 +41,7 @@ def counts(make, name, head, method, fields):
     context = methods.Context(model.cfg, params, sites(model))
     adapters = jax.eval_shape(lambda key: methods.get(method).init(context, cfg, key), jax.random.key(0))
     variables = {"params": params, "adapters": adapters}
-    labels = methods.labels(methods.get(method), variables, cfg)
+    labels = methods.labels(methods.get(method), variables, cfg, model.cfg)
     ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
     batch = {name: ints(BATCH, LENGTH) for name in ("input_ids", "segment_ids", "position_ids")}
     if head == "lm":

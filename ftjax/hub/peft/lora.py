@@ -145,13 +145,13 @@ def _fields(config: Mapping[str, Any], by_site: Mapping[str, list[Module]], base
     whole = all(len(modules) == base.rows(site) for site, modules in by_site.items() if layered(site))
     rank, alpha = common(list(ranks.values())), common(list(alphas.values()))
     listed = lambda values, usual: ",".join(  # noqa: E731
-        f"{site}:{np.format_float_positional(x, trim='-')}" for site, x in values.items() if x != usual
+        f"^{site}:{np.format_float_positional(x, trim='-')}" for site, x in values.items() if x != usual
     )
     return dict(
         rank=rank,
         alpha=float(alpha),
-        targets=tuple(by_site),
-        dropout=float(config.get("lora_dropout") or 0.0),
+        targets=tuple(f"^{site}" for site in by_site),
+        dropout=0.0 if by_site.keys() == {"embed"} else float(config.get("lora_dropout") or 0.0),  # PEFT's has none
         layers=() if whole else tuple(layers),
         rank_pattern=listed(ranks, rank),
         alpha_pattern=listed(alphas, alpha),
