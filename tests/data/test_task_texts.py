@@ -6,8 +6,11 @@ import pytest
 
 from configs import task as configs
 from ftjax.data.bad import BadRows
+from ftjax.data.encode import encode_lm
+from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.tasks import TASKS, Text
 from ftjax.data.tasks.task import Chat, Choices, Cloze, Question
+from ftjax.data.tokenizer import train_tokenizer
 from ftjax.errors import UserError
 from ftjax.metrics.sql import canonical
 
@@ -274,12 +277,20 @@ def test_instructions(tmp_path):
         {"instruction": "Again.", "instances": [{"input": "a", "output": "b"}, {"input": "", "output": "d"}]},
     )
     found = load("instructions", path)
-    assert found[0].prompt.endswith("### Instruction:\nAdd {1}.\n\n### Input:\n1 2\n\n### Response:")
+    assert found[0].prompt.endswith("### Instruction:\nAdd {1}.\n\n### Input:\n1 2\n\n### Response:\n")
     assert found[0].prompt.startswith("Below is an instruction that describes a task, paired with an input that")
     assert found[0].completion == "3<e>"
     assert [("### Input" in text.prompt, text.completion) for text in found[1:]] == [
         (False, "hi<e>"), (False, "so<e>"), (True, "b<e>"), (False, "d<e>"),
     ]  # fmt: skip
+    (tmp_path / "text.txt").write_text('Response:"a" Response:-a\n' * 9)
+    tokenizer = train_tokenizer("byte_bpe", [tmp_path / "text.txt"], 270)
+    assert len(tokenizer.tokenize(':"')) == len(tokenizer.tokenize(":-")) == 1  # as of GPT-2
+    answers = ['"a"', "- a\n- b\n", "\n a"]
+    found = load("instructions", write(path, *({"instruction": "a", "output": answer} for answer in answers)))
+    encoded = encode_lm([text._replace(completion=text.completion[:-3]) for text in found], tokenizer, Collector(999))
+    learned = [tokenizer.decode([token for token in encoded[i].labels if token != IGNORED]) for i in range(3)]
+    assert learned == ['"a"', "- a\n- b", "a"]
     with pytest.raises(UserError, match=r"x\.jsonl:1: the output is empty"):
         load("instructions", write(path, {"instruction": "a", "output": " "}))
     with pytest.raises(UserError, match=r"x\.jsonl:1: instances must be a list"):

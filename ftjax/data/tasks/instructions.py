@@ -1,11 +1,14 @@
-"""Instructions and answers, in Alpaca's prompt (Taori et al. 2023); Self-Instruct's files too (Wang et al. 2022)."""
+"""Instructions and answers, in Alpaca's prompt (Taori et al. 2023); Self-Instruct's files too (Wang et al. 2022).
+
+The answer begins on a line of its own, as Alpaca-LoRA has it: right after the colon a tokenizer may join the two.
+"""
 
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from ftjax.data.sources import Row, place
-from ftjax.data.tasks.table import Source, as_text, load_table
+from ftjax.data.sources import Row
+from ftjax.data.tasks.table import Source, as_text, filled, load_table
 from ftjax.data.tasks.task import Task, Text
 from ftjax.errors import UserError
 
@@ -13,12 +16,12 @@ COLUMNS = {"instruction": "instruction", "input": "input|", "output": "output|re
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 WITHOUT_INPUT = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
 )
 
 
@@ -41,11 +44,9 @@ def prompt(instruction: str, more: str = "") -> str:
 
 
 def example(row: dict[str, Any], eos: str) -> Text:
-    """The prompt, and the answer right after it, as Alpaca has it. UserError for an empty instruction or answer."""
-    for role in ("instruction", "output"):
-        if not row[role].strip():
-            raise UserError(f"{place(row)}: the {role} is empty; give it text")
-    return Text(prompt(row["instruction"], row.get("input", "")), row["output"] + eos)
+    """The prompt, and the answer without the space around it. UserError where instruction or answer is empty."""
+    filled(row, "instruction")
+    return Text(prompt(row["instruction"], row.get("input", "")), filled(row, "output") + eos)
 
 
 def _maybe(value: Any) -> str:
