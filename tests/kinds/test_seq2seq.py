@@ -106,6 +106,9 @@ def test_what_each_side_reads(folder):
     assert tokenizer.decode(cut.source[0].tokens) == " cd</s>" and tokenizer.decode(cut[0].labels[1:]) == "dc </s>"
     dropped, *_ = encoded_rows(folder, 4, overlong="drop")
     assert dropped.rows.tolist() == [1] and dropped.source.rows.tolist() == [0] and dropped.dropped == 5
+    for most, read in ((9, "abcd</s>"), (3, "ab</s>")):
+        encoded = encode_seq2seq([Text("abcd</s>", "a</s>")], tokenizer, start, Collector(most, "truncate"))
+        assert tokenizer.decode(encoded.source[0].tokens) == read  # one eos, though the text has one, as E2E's
     with pytest.raises(UserError, match="row 0: 6 tokens, more than max_length 4"):
         encoded_rows(folder, 4)
     with pytest.raises(UserError, match="row 1: the completion has no token to learn"):
