@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from ftjax.cli import score
 from ftjax.cli.main import main
+from ftjax.data.tasks import TASKS
 from ftjax.metrics import measure
 
 ROWS = [
@@ -54,6 +56,12 @@ def test_which_metrics(run, flags, names):
     code, out, err = run(*flags)
     assert code == 0 and not err
     assert {name for name in json.loads(out) if not name.endswith("_interval")} == {"rows", *names}
+
+
+@pytest.mark.parametrize("task", ["e2e", "webnlg", "dart", "translation", "summarisation"])
+def test_a_task_is_scored_as_a_run_of_it_is(task):
+    of_runs = TASKS["multi30k" if task == "translation" else task].metrics
+    assert {name for name in of_runs if name != "perplexity"} <= {*score.TASKS[task]}
 
 
 @pytest.mark.parametrize("flags, words", [
