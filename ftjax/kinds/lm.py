@@ -47,6 +47,11 @@ def encode_texts(setting: Setting, examples: list[Any], out: Collector, training
                 f"task.name={setting.f.task.name}: its texts have no source and target for an encoder-decoder; take a"
                 " decoder, or objective=spans for raw text"
             )
+        if getattr(setting.tokenizer, "tgt_lang", "") is None:  # transformers would take English for both
+            raise UserError(
+                f"{setting.f.model.path}: its tokenizer marks languages and is told none; set src_lang and tgt_lang in"
+                " its tokenizer_config.json, such as en_XX and de_DE"
+            )
         if setting.decoder_start is None:
             raise UserError(f"{setting.f.model.path}: its config.json has no decoder_start_token_id; add it")
         return encode_seq2seq(examples, setting.tokenizer, setting.decoder_start, out)
