@@ -145,8 +145,9 @@ def load(name: str, is_run: bool) -> Start:
 
     if not is_run:
         model, params = hub.load(name, head="lm")
-        start = hub.decoder_start(name) if model.cfg.encoder else None
-        return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start, {})
+        tokenizer = hub.tokenizer(name)
+        start = hub.decoder_start(name, tokenizer) if model.cfg.encoder else None
+        return Start(model, params, None, params, tokenizer, lambda tokens: tokens, start, {})
     f, parts = load_run(as_path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)

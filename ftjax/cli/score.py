@@ -19,7 +19,7 @@ DATA_TO_TEXT = ("bleu", "nist", "rouge_l", "cider", "chrf", "meteor")
 TASKS = {
     "e2e": DATA_TO_TEXT,
     "webnlg": DATA_TO_TEXT,
-    "dart": DATA_TO_TEXT,
+    "dart": ("bleu_cased", *DATA_TO_TEXT[1:]),
     "summarisation": ("rouge1", "rouge2", "rougeL"),
     "translation": ("bleu_cased", "chrf"),
     "squad": ("squad_exact_match", "squad_f1"),

@@ -108,9 +108,9 @@ def _labelled(
 def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Collector) -> Encoded:
     """For encoder-decoders: the encoder reads the prompt, the decoder writes the completion after the token `start`.
 
-    Both sides get the special tokens that the tokenizer gives a source and a target. `max_length` bounds each side;
-    'truncate' keeps the starts and the special tokens; 'truncate_left' a source's end, and a target's start, for the
-    decoder begins there.
+    Both sides get the special tokens that the tokenizer gives a source and a target; an eos that their texts end in is
+    not one more. `max_length` bounds each side; 'truncate' keeps the starts and the special tokens; 'truncate_left' a
+    source's end, and a target's start, for the decoder begins there.
 
     Raises:
         UserError: too long, or a completion without text.
@@ -118,10 +118,11 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
     sources: list[list[int]] = []
     eos = tokenizer.eos_token or ""
     for batch in _batches(len(texts)):
+        prompts = [texts[i].prompt.removesuffix(eos) for i in batch]
         completions = [texts[i].completion.removesuffix(eos).strip() for i in batch]
-        read = tokenizer([texts[i].prompt for i in batch], verbose=False)["input_ids"]
+        read = tokenizer(prompts, verbose=False)["input_ids"]
         written = tokenizer(text_target=completions, verbose=False)["input_ids"]
-        for row, completion, source, target in zip(batch, completions, read, written):
+        for row, prompt, completion, source, target in zip(batch, prompts, completions, read, written):
             with out.bad:
                 if not completion:
                     raise UserError(f"{out.place(row)}: the completion has no token to learn; give it text")
@@ -130,7 +131,7 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
                         continue
                     limit = dict(truncation=True, max_length=out.max_length, verbose=False)
                     with truncating(tokenizer, out.left):
-                        source = tokenizer(texts[row].prompt, **limit)["input_ids"]
+                        source = tokenizer(prompt, **limit)["input_ids"]
                     with truncating(tokenizer, left=False):
                         target = tokenizer(text_target=completion, **limit)["input_ids"]
                 tokens = np.asarray([start, *target], np.int32)

@@ -151,7 +151,7 @@ class Loader(grain.IterDataset[Arrays]):
 
     @cached_property
     def _first(self) -> list[plans.Batch]:
-        return self.plan(0)
+        return self._planned(0)
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -175,7 +175,10 @@ class Loader(grain.IterDataset[Arrays]):
         return float(tokens) / slots
 
     def plan(self, epoch: int) -> list[plans.Batch]:
-        """The batches of an epoch, as indices into the encoded examples."""
+        """The batches of an epoch, as indices into the encoded examples; unshuffled, those of every epoch."""
+        return self._planned(epoch) if self._shuffle and epoch else self._first
+
+    def _planned(self, epoch: int) -> list[plans.Batch]:
         rng = np.random.default_rng([self._seed, epoch]) if self._shuffle else None
         count = len(self._units) if self._packed else len(self._encoded)
         order = np.arange(count) if rng is None else rng.permutation(count)

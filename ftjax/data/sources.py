@@ -91,8 +91,11 @@ def read_rows(
     header: Sequence[str] = (),
     columns: Sequence[str] = (),
     tabbed: bool = False,
+    bare: bool = False,
 ) -> list[Row]:
     """Reads .jsonl, .json (an array of objects), .csv, .tsv (with a header) or .txt, each optionally .gz or .bz2.
+
+    A .tsv's fields are what is between tabs, quotes and all.
 
     Args:
         path: the file.
@@ -103,6 +106,8 @@ def read_rows(
             a last '...' allows fields beyond them, which are left out.
         columns: names of which a header has at least one.
         tabbed: a .csv or .txt whose first line has a tab is read as .tsv.
+        bare: a .tsv's field that looks quoted as a .csv's ("so ""it"" is") is taken as it stands too, as GLUE's are;
+            else it is an error.
 
     Returns:
         The rows in the file's order; blank lines are skipped.
@@ -123,9 +128,9 @@ def read_rows(
         case ".json":
             rows = list(_json(text, path, bad))
         case ".csv":
-            rows = list(_table(text, path, bad, header, columns, delimiter=",", strict=True))
-        case ".tsv":  # GLUE's files hold bare quotes
-            rows = list(_table(text, path, bad, header, columns, delimiter="\t", quoting=csv.QUOTE_NONE))
+            rows = list(_table(text, path, bad, header, columns, True, delimiter=",", strict=True))
+        case ".tsv":
+            rows = list(_table(text, path, bad, header, columns, bare, delimiter="\t", quoting=csv.QUOTE_NONE))
         case _:
             rows = list(_lines(text, path, bad, line_columns))
     if not rows:
@@ -190,7 +195,7 @@ def _json(text: str, path: Path, bad: BadRows) -> Iterator[Row]:
 
 
 def _table(
-    text: str, path: Path, bad: BadRows, header: Sequence[str], columns: Sequence[str], **dialect: Any
+    text: str, path: Path, bad: BadRows, header: Sequence[str], columns: Sequence[str], bare: bool, **dialect: Any
 ) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), **dialect)  # the csv module wants line ends as they are
     names: list[str] = []
@@ -210,6 +215,8 @@ def _table(
             names = [name.strip() for name in fields]
             headless = header and not set(names) & set(columns)
             names = list(header) if headless else names
+            if not bare:
+                _refuse_quoted(names, where)
             if len(set(names)) < len(names):
                 raise UserError(f"{where}: a column name appears twice in the header; rename one")
             fields = fields if headless else []
@@ -217,7 +224,10 @@ def _table(
             if wrong:
                 raise wrong
             if fields:
-                yield Row(dict(zip(names, _fitting(fields, names, where))), where)
+                fitting = _fitting(fields, names, where)
+                if not bare:
+                    _refuse_quoted(fitting, where, '""')  # without one it may be a quotation
+                yield Row(dict(zip(names, fitting)), where)
 
 
 def _fitting(fields: list[str], names: list[str], where: str) -> list[str]:
@@ -225,6 +235,16 @@ def _fitting(fields: list[str], names: list[str], where: str) -> list[str]:
     if len(fields) == len(names) or (more and len(fields) >= len(names) - 1):
         return fields[: len(names) - more]
     raise UserError(f"{where}: {len(fields)} fields, not the header's {len(names)} ({', '.join(names)}); mend the row")
+
+
+def _refuse_quoted(fields: list[str], where: str, within: str = "") -> None:
+    """UserError where a field is quoted as a .csv's, and has `within` inside."""
+    for field in fields:
+        inside = field[1:-1]
+        if len(field) > 1 and field[0] == field[-1] == '"' and within in inside and '"' not in inside.replace('""', ""):
+            raise UserError(
+                f"{where}: {field:.40} is quoted as a .csv's, and a .tsv is read as it stands; write a .csv"
+            )
 
 
 def _lines(text: str, path: Path, bad: BadRows, columns: Sequence[str]) -> Iterator[Row]:

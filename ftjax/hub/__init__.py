@@ -200,11 +200,16 @@ def family_of(cfg: Config) -> Family:
     return FAMILIES[cfg.family]
 
 
-def tokenizer(path_or_id: str | os.PathLike, vocab_size: int | None = None) -> Any:
+def tokenizer(
+    path_or_id: str | os.PathLike, vocab_size: int | None = None, languages: tuple[str, str] | None = None
+) -> Any:
     """The checkpoint's tokenizer by `transformers` (never its remote code).
 
+    Args:
+      languages: what one that marks languages (mBART's) reads and writes, such as en and de; None leaves them as
+        `src_lang` and `tgt_lang` of tokenizer_config.json say.
     Raises:
-      UserError: none there, or one with more ids than the model's `vocab_size`.
+      UserError: none there, one with more ids than the model's `vocab_size`, or without one of the languages.
     """
     from transformers import AutoTokenizer
 
@@ -217,10 +222,20 @@ def tokenizer(path_or_id: str | os.PathLike, vocab_size: int | None = None) -> A
         raise UserError(f"{folder}: no tokenizer ({str(error).splitlines()[0]})") from error
     if vocab_size is not None and len(loaded) > vocab_size:
         raise UserError(f"{folder}: the tokenizer has {len(loaded)} ids, the model's vocab_size is {vocab_size}")
+    if languages and hasattr(loaded, "tgt_lang"):
+        codes = {code[:2]: code for code in loaded.lang_code_to_id}  # {"de": "de_DE"}
+        if unknown := [language for language in languages if language not in codes]:
+            raise UserError(f"{folder}: the tokenizer has no language {unknown[0]!r}, but {', '.join(sorted(codes))}")
+        loaded.src_lang, loaded.tgt_lang = (codes[language] for language in languages)
     return loaded
 
 
-def decoder_start(path_or_id: str | os.PathLike) -> int | None:
-    """The token that an encoder-decoder's decoder begins with, if its config.json names one."""
+def decoder_start(path_or_id: str | os.PathLike, tokenizer: Any) -> int | None:
+    """The token that an encoder-decoder's decoder begins with: the language that its tokenizer puts behind a target
+    (mBART's), or what its config.json names, if it does."""
+    if getattr(tokenizer, "tgt_lang", None):
+        last = tokenizer(text_target="")["input_ids"][-1]
+        if last != tokenizer.eos_token_id:  # of mBART-50 the language comes first, and is learned
+            return last
     folder = files.resolve(path_or_id, weights=False)
     return files.read_json(folder / "config.json").get("decoder_start_token_id")

@@ -47,6 +47,11 @@ def encode_texts(setting: Setting, examples: list[Any], out: Collector, training
                 f"task.name={setting.f.task.name}: its texts have no source and target for an encoder-decoder; take a"
                 " decoder, or objective=spans for raw text"
             )
+        if getattr(setting.tokenizer, "tgt_lang", "") is None:  # transformers would take English for both
+            raise UserError(
+                f"{setting.f.model.path}: its tokenizer marks languages and is told none; set src_lang and tgt_lang in"
+                " its tokenizer_config.json, such as en_XX and de_DE"
+            )
         if setting.decoder_start is None:
             raise UserError(f"{setting.f.model.path}: its config.json has no decoder_start_token_id; add it")
         return encode_seq2seq(examples, setting.tokenizer, setting.decoder_start, out)
@@ -135,7 +140,7 @@ def _by_part(setting: Setting, measures: dict[str, Measure], examples: list[Any]
         f"{part}/{name}": found._replace(statistics=found.statistics[part_of == part])
         for part in (parts if len(parts) > 1 else [])
         for name, found in measures.items()
-        if name in names and found.resamples
+        if name in names
     }
 
 

@@ -7,7 +7,7 @@ import functools
 
 from ftjax.metrics.bleu import bleu, bleu_counts, sentence_bleu
 from ftjax.metrics.bootstrap import bootstrap_rows, bootstrap_sums, ratio
-from ftjax.metrics.chrf import chrf
+from ftjax.metrics.chrf import chrf, chrf_counts, sentence_chrf
 from ftjax.metrics.cider import cider
 from ftjax.metrics.classes import accuracy, class_counts, f1, guesses, macro_f1, matthews
 from ftjax.metrics.correlation import moments, pairs, pearson, spearman
@@ -51,7 +51,7 @@ METRICS: dict[str, Metric] = {
     "nist": Metric("higher", "texts", of_sums(nist_counts, nist, sentence_nist)),
     "rouge_l": Metric("higher", "texts", mean(rouge_l)),  # the E2E challenge's, of several references
     "cider": Metric("higher", "texts", mean(cider)),
-    "chrf": Metric("higher", "texts", whole(chrf)),
+    "chrf": Metric("higher", "texts", of_sums(chrf_counts, chrf, sentence_chrf)),
     "meteor": Metric("higher", "texts", whole(meteor)),
     "rouge1": Metric("higher", "texts", mean(functools.partial(rouge, "rouge1"))),
     "rouge2": Metric("higher", "texts", mean(functools.partial(rouge, "rouge2"))),
@@ -76,7 +76,8 @@ def measure(name: str, predictions: Rows, references: Rows) -> Measure:
 
 __all__ = [
     "METRICS", "WRITTEN", "Measure", "Metric", "accuracy", "bits_per_byte", "bleu", "bleu_counts", "bootstrap_rows",
-    "bootstrap_sums", "chrf", "cider", "class_counts", "entity_counts", "entity_f1", "exact_match", "f1", "guesses",
-    "macro_f1", "matthews", "measure", "meteor", "moments", "nist", "nist_counts", "pairs", "pearson", "perplexity",
-    "ratio", "rouge", "rouge_l", "sentence_bleu", "sentence_nist", "spearman", "squad_exact_match", "squad_f1",
+    "bootstrap_sums", "chrf", "chrf_counts", "cider", "class_counts", "entity_counts", "entity_f1", "exact_match", "f1",
+    "guesses", "macro_f1", "matthews", "measure", "meteor", "moments", "nist", "nist_counts", "pairs", "pearson",
+    "perplexity", "ratio", "rouge", "rouge_l", "sentence_bleu", "sentence_chrf", "sentence_nist", "spearman",
+    "squad_exact_match", "squad_f1",
 ]  # fmt: skip

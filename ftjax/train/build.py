@@ -214,8 +214,8 @@ def build(
     kind, classes = get_kind(f, task), task.classes(f.task)
     fresh: list[str] = []
     model, params = load_model(f, kind, classes, mesh, fresh)
-    tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size)
-    start = None if model.cfg.encoder is None else hub.decoder_start(cfg.path)
+    tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size, task.languages and task.languages(f.task))
+    start = None if model.cfg.encoder is None else hub.decoder_start(cfg.path, tokenizer)
     demonstrations = lambda: read_examples(f, task, "train", tokenizer.eos_token or "")[0]  # noqa: E731
     setting = Setting(f, task, tokenizer, model, classes, start, demonstrations)
     params = kind.params(setting, params, jax.random.fold_in(jax.random.key(f.seed), 2))

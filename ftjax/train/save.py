@@ -11,7 +11,7 @@ from ftjax.hub import files
 from ftjax.train.build import Parts
 from ftjax.train.fields import Fields
 
-KEPT = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")  # of the base's config.json
+KEPT = ("pad_token_id", "bos_token_id", "eos_token_id")  # of the base's config.json
 
 
 def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequence[Path]) -> None:
@@ -23,6 +23,8 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
     """
     base = files.read_json(files.resolve(f.model.path) / "config.json")
     extra: dict[str, Any] = {key: base[key] for key in KEPT if base.get(key) is not None}
+    if (start := parts.setting.decoder_start) is not None:
+        extra["decoder_start_token_id"] = start
     if classes := parts.task.classes(f.task):
         extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
         extra["label2id"] = {name: i for i, name in enumerate(classes)}

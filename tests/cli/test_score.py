@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from ftjax.cli import score
 from ftjax.cli.main import main
+from ftjax.data.tasks import TASKS
 from ftjax.metrics import measure
 
 ROWS = [
@@ -54,6 +56,15 @@ def test_which_metrics(run, flags, names):
     code, out, err = run(*flags)
     assert code == 0 and not err
     assert {name for name in json.loads(out) if not name.endswith("_interval")} == {"rows", *names}
+
+
+@pytest.mark.parametrize("task, run, bleu", [
+    ("e2e", "e2e", "bleu"), ("webnlg", "webnlg", "bleu"), ("dart", "dart", "bleu_cased"),
+    ("translation", "multi30k", "bleu_cased"),
+])  # fmt: skip
+def test_a_task_is_scored_as_its_runs_are(task, run, bleu):
+    of_runs = [name for name in TASKS[run].metrics if name != "perplexity"]
+    assert {*of_runs} <= {*score.TASKS[task]} and [name for name in of_runs if name.startswith("bleu")] == [bleu]
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftjax.data import layout as plans
 from ftjax.data.encode import encode_classification, encode_lm, encode_text_chunks
 from ftjax.data.encoded import IGNORED, Collector, Encoded
 from ftjax.data.loader import Loader
@@ -112,7 +113,7 @@ def test_prefetching_changes_neither_stream_nor_state(before):
 def test_epochs_differ_by_seed_and_number_and_end_only_in_evaluation():
     encoded = made_classes([4] * 40)
     loader, other = Loader(encoded, "buckets", 4), Loader(encoded, "buckets", 4, seed=1)
-    assert loader.plan(0) == loader.plan(0) != loader.plan(1) != other.plan(1)
+    assert Loader(encoded, "buckets", 4).plan(0) == loader.plan(0) != loader.plan(1) != other.plan(1)
     assert loader.steps_per_epoch == 10
     stream = list(itertools.islice(loader, 25))
     for start in (0, 10):
@@ -122,6 +123,18 @@ def test_epochs_differ_by_seed_and_number_and_end_only_in_evaluation():
     assert np.concatenate([batch["example"] for batch in evaluation]).tolist() == list(range(40))
     with pytest.raises(StopIteration):
         next(evaluation)
+
+
+def test_a_plan_is_made_once(monkeypatch):
+    made, pack = [], plans.pack_rows
+    monkeypatch.setattr(plans, "pack_rows", lambda *args: made.append(args) or pack(*args))
+    encoded = made_lm([5, 9, 30, 12] * 8)
+    loader = Loader(encoded, "packed", 4, prefetch=0)
+    list(itertools.islice(loader, loader.steps_per_epoch + 1))
+    assert loader.fill and len(made) == 2  # of two epochs
+    loader = Loader(encoded, "packed", 4, shuffle=False, prefetch=0)
+    assert [batch["input_ids"].tolist() for batch in loader] == [batch["input_ids"].tolist() for batch in loader]
+    assert len(made) == 3
 
 
 @given(

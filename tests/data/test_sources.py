@@ -46,6 +46,8 @@ def test_every_format_gives_the_same_rows(tmp_path, name, packing):
         ("x.csv", "a,a\n1,2\n", ":1: a column name appears twice"),
         ("x.csv", "a,b\n", "has no rows"),
         ("x.csv", 'a,b\n1,2\n"3,4\n5,6\n7,8\n', ":3: cannot be read"),  # a quote that is never closed
+        ("x.tsv", 'a\tb\n1\t2\n"say ""hi"""\t2\n', ':3: "say ""hi""" is quoted as a'),
+        ("x.tsv", '"a"\t"b"\n"1"\t"2"\n', ':1: "a" is quoted as a'),
         ("x.jsonl", "1" * 5000, ":1: not JSON"),
         ("x.jsonl", "[" * 100_000, ":1: not JSON"),
         ("x.txt.bz2", b"not bzip2", "cannot be read"),
@@ -104,6 +106,14 @@ def test_what_is_no_single_row_is_an_error_all_the_same(tmp_path, name, content,
         read_rows(tmp_path / name, bad=BadRows("skip"))
     with pytest.raises(UserError, match="give error or skip"):
         BadRows("ignore")
+
+
+def test_quotes_of_a_tsv_are_letters(tmp_path):
+    texts = ['"', '""', '"a', '"a" b', '"a"', '"a "b" c"', '"a "" b', 'a ""b""']
+    (tmp_path / "x.tsv").write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    assert [row["text"] for row in read_rows(tmp_path / "x.tsv")] == texts
+    (tmp_path / "x.tsv").write_text('"text"\n"a ""b"""\n')  # GLUE's may hold such
+    assert read_rows(tmp_path / "x.tsv", bare=True) == [{'"text"': '"a ""b"""'}]
 
 
 def test_long_rows_and_odd_characters_stay(tmp_path):

@@ -247,6 +247,9 @@ def test_summaries_and_plain_prompts(tmp_path):
     assert load("lm", path) == [Text("a ", " b \n<e>")]
     path = write(tmp_path / "x.jsonl", {"mr": "name[X]", "ref": "X. "})
     assert load("e2e", path) == [Text("name[X]<e>", " X.<e>")]
+    for split, name in (("train", "trainset"), ("validation", "devset"), ("test", "testset_w_refs")):
+        (tmp_path / f"{name}.csv").write_text(f'mr,ref\n"name[X], food[{split}]","X, a pub."\n')
+        assert load("e2e", tmp_path, split) == [Text(f"name[X], food[{split}]<e>", " X, a pub.<e>")]
 
 
 @pytest.mark.parametrize(("task", "row", "roles"), [

@@ -1,6 +1,7 @@
 """Encoder-decoders on prompts and completions: as transformers' loss has them, packed or not, trained and evaluated."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,12 +11,15 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import ftjax
+from configs import task as configs
 from configs.default import get_config
 from ftjax.data.encode import encode_seq2seq
 from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.loader import Loader
+from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Text
 from ftjax.errors import UserError
+from ftjax.kinds.lm import encode_texts
 from ftjax.objectives.lm import causal_lm
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.loop import train
@@ -65,7 +69,8 @@ def folder(request, tmp_path_factory):
 
 
 def encoded_rows(folder, max_length=30, **how):
-    tokenizer, start = ftjax.hub.tokenizer(folder), ftjax.hub.decoder_start(folder)
+    tokenizer = ftjax.hub.tokenizer(folder)
+    start = ftjax.hub.decoder_start(folder, tokenizer)
     texts = [Text(a, f"{b}</s>") for a, b in ROWS]
     return encode_seq2seq(texts, tokenizer, start, Collector(max_length, **how)), tokenizer, start
 
@@ -106,10 +111,45 @@ def test_what_each_side_reads(folder):
     assert tokenizer.decode(cut.source[0].tokens) == " cd</s>" and tokenizer.decode(cut[0].labels[1:]) == "dc </s>"
     dropped, *_ = encoded_rows(folder, 4, overlong="drop")
     assert dropped.rows.tolist() == [1] and dropped.source.rows.tolist() == [0] and dropped.dropped == 5
+    for most, read in ((9, "abcd</s>"), (3, "ab</s>")):
+        encoded = encode_seq2seq([Text("abcd</s>", "a</s>")], tokenizer, start, Collector(most, "truncate"))
+        assert tokenizer.decode(encoded.source[0].tokens) == read  # one eos, though the text has one, as E2E's
     with pytest.raises(UserError, match="row 0: 6 tokens, more than max_length 4"):
         encoded_rows(folder, 4)
     with pytest.raises(UserError, match="row 1: the completion has no token to learn"):
         encode_seq2seq([Text("a", "b</s>"), Text("a", " </s>")], tokenizer, start, Collector(9))
+
+
+@pytest.mark.parametrize(
+    ("made", "source", "target", "labels"),
+    [
+        (hf.MBartTokenizer, "▁a </s> de_DE", "cs_CZ ▁b </s>", "▁b </s> cs_CZ"),
+        (hf.MBart50Tokenizer, "de_DE ▁a </s>", "</s> cs_CZ ▁b", "cs_CZ ▁b </s>"),
+    ],
+)
+def test_languages(tmp_path, made, source, target, labels):
+    """As transformers' shift_tokens_right has them."""
+    vocab = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>", "▁a", "▁b")]
+    made(vocab=vocab).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"decoder_start_token_id": 2}')
+    fields, task = SimpleNamespace(model=SimpleNamespace(path="DIR")), TASKS["multi30k"]
+
+    def encoded(tokenizer):
+        model, start = SimpleNamespace(cfg=SimpleNamespace(encoder=1)), ftjax.hub.decoder_start(tmp_path, tokenizer)
+        setting = SimpleNamespace(f=fields, task=task, tokenizer=tokenizer, model=model, decoder_start=start)
+        return encode_texts(setting, [Text("a", "b</s>")], Collector(9), True)
+
+    with pytest.raises(UserError, match="DIR: its tokenizer marks languages and is told none; set src_lang and"):
+        encoded(ftjax.hub.tokenizer(tmp_path))
+    cfg = configs.get("multi30k")
+    cfg.source, cfg.target = "de", "cs"
+    tokenizer = ftjax.hub.tokenizer(tmp_path, languages=task.languages(cfg))
+    got = encoded(tokenizer)
+    words = lambda ids: " ".join(tokenizer.convert_ids_to_tokens(ids))  # noqa: E731
+    assert words(got.source[0].tokens) == source
+    assert words(got[0].tokens[:-1]) == target and words(got[0].labels[1:]) == labels
+    with pytest.raises(UserError, match=r"the tokenizer has no language 'xx', but a"):
+        ftjax.hub.tokenizer(tmp_path, languages=("xx", "de"))
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,51 @@ def test_cider_by_hand():
 
 def test_chrf():
     found = measure("chrf", PREDICTIONS, REFERENCES)
-    assert found.rows and found.interval() is None
+    low, high = found.interval() or (0, 0)
+    assert found.rows and 0 <= low < found.value < high <= 1
     for row, prediction, references in zip(found.rows, PREDICTIONS, REFERENCES):
         assert row == pytest.approx(sacrebleu.sentence_chrf(prediction, references).score / 100)
-    single = [row[:1] for row in REFERENCES]
-    wanted = sacrebleu.corpus_chrf(PREDICTIONS, [[row[0] for row in REFERENCES]]).score / 100
-    assert measure("chrf", PREDICTIONS, single).value == pytest.approx(wanted)
+    columns = [[row[i] if i < len(row) else None for row in REFERENCES] for i in range(3)]
+    wanted = sacrebleu.CHRF().corpus_score(PREDICTIONS, columns).score / 100  # type: ignore[arg-type]
+    assert found.value == pytest.approx(wanted)
+    # a: 2 of 3 and of 2; aa, aab: 1 and 0 of 2 and 1, 1 and 0 of the reference's; longer ones are not there
+    assert metrics.chrf_counts([" aab "], [["aa"]])[0].tolist() == [
+        3,
+        2,
+        0,
+        0,
+        0,
+        0,
+        2,
+        1,
+        0,
+        0,
+        0,
+        0,
+        2,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
+    precision, recall = (2 / 3 + 1 / 2) / 2, 1
+    f2 = 5 * precision * recall / (4 * precision + recall)
+    assert metrics.sentence_chrf([" aab "], [["aa"]]) == [pytest.approx(f2)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("ab ,", max_size=9), st.lists(st.text("ab ,", max_size=9), min_size=1, max_size=3)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_chrf_of_any_texts(rows):
+    predictions, references = [one for one, _ in rows], [golds for _, golds in rows]
+    columns = [[golds[i] if i < len(golds) else None for golds in references] for i in range(3)]
+    wanted = sacrebleu.CHRF().corpus_score(predictions, columns).score / 100  # type: ignore[arg-type]
+    assert measure("chrf", predictions, references).value == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL"])

@@ -44,4 +44,4 @@ def _lower(triple: Any) -> Any:
 
 
 SOURCE = Source(COLUMNS, partial(described, eos=""), FILES, expand=expand)
-TASK = Task(("lm",), COLUMNS, partial(load_table, source=SOURCE), described, ("perplexity", "bleu", "chrf"))
+TASK = Task(("lm",), COLUMNS, partial(load_table, source=SOURCE), described, ("perplexity", "bleu_cased", "chrf"))

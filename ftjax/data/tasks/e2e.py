@@ -1,4 +1,4 @@
-"""E2E NLG: a restaurant's attributes to a sentence (Novikova et al. 2017), as processed by LoRA (Hu et al. 2021)."""
+"""E2E NLG: a restaurant's attributes to a sentence (Novikova et al. 2017), their files or LoRA's (Hu et al. 2021)."""
 
 from functools import partial
 from typing import Any
@@ -7,7 +7,11 @@ from ftjax.data.tasks.table import Source, filled, load_table
 from ftjax.data.tasks.task import Task, Text
 
 COLUMNS = {"context": "context|mr|meaning_representation", "completion": "completion|ref|human_reference"}
-FILES = {"train": ("lora_train.txt",), "validation": ("lora_valid.txt",), "test": ("lora_test.txt",)}
+FILES = {
+    "train": ("lora_train.txt", "trainset.csv"),
+    "validation": ("lora_valid.txt", "devset.csv"),
+    "test": ("lora_test.txt", "testset_w_refs.csv"),
+}
 
 
 def described(row: dict[str, Any], eos: str) -> Text:

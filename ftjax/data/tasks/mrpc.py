@@ -1,5 +1,7 @@
 """MRPC: whether two sentences of the news say the same (Dolan & Brockett 2005, in GLUE)."""
 
+from functools import partial
+
 from ftjax.data.tasks.table import classification_task, read_table
 
 TASK = classification_task(
@@ -12,5 +14,5 @@ TASK = classification_task(
     },
     metrics=("accuracy", "f1"),
     aliases={"not_equivalent": "different"},
-    read=lambda path, columns, bad: read_table(path, columns, bad, tabbed=True),
+    read=partial(read_table, tabbed=True, bare=True),
 )

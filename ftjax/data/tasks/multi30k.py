@@ -51,4 +51,7 @@ def example(row: dict[str, Any], eos: str) -> Text:
 
 
 SOURCE = Source(COLUMNS, partial(example, eos=""), read=read, expand=expand)
-TASK = Task(("lm",), COLUMNS, load, example, ("perplexity", "bleu", "chrf"))
+TASK = Task(
+    ("lm",), COLUMNS, load, example, ("perplexity", "bleu_cased", "chrf"),
+    languages=lambda cfg: (cfg.source, cfg.target),
+)  # fmt: skip

@@ -1,5 +1,7 @@
 """SICK: what one sentence about a picture says of another (Marelli et al. 2014)."""
 
+from functools import partial
+
 from ftjax.data.tasks.table import classification_task, read_table
 
 CLASSES = ("entailment", "neutral", "contradiction")
@@ -15,5 +17,5 @@ TASK = classification_task(
         "test": ("SICK_test_annotated.txt", "SICK_test.txt"),
     },
     aliases={name.upper(): name for name in CLASSES},
-    read=lambda path, columns, bad: read_table(path, columns, bad, tabbed=True),
+    read=partial(read_table, tabbed=True, bare=True),
 )  # fmt: skip

@@ -23,7 +23,7 @@ SOURCE = Source(
     COLUMNS,
     check,
     FILES,
-    read=lambda path, columns, bad: read_table(path, columns, bad, header=HEADER, tabbed=True),
+    read=partial(read_table, header=HEADER, tabbed=True, bare=True),
 )
 TASK = Task(
     ("regression", "similarity", "words"), COLUMNS, partial(load_table, source=SOURCE), scored, ("spearman", "pearson")

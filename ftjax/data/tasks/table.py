@@ -24,6 +24,9 @@ def read_table(path: str | Path, columns: Columns, bad: BadRows, **how: Any) -> 
     return read_rows(path, names, bad, columns=wanted, **how)
 
 
+read_bare = partial(read_table, bare=True)
+
+
 def as_text(value: Any) -> str:
     """A text or a number as text. Raises ValueError for anything else."""
     if value is None or not isinstance(value, (str, int, float)) or value != value:
@@ -250,6 +253,7 @@ def classification_task(
     aliases: Mapping[str, str] | None = None,
     numbers: bool = True,
     load: Callable[..., list[Row]] = load_table,
+    read: Callable[[Path, Columns, BadRows], list[Row]] = read_bare,
     **how: Any,
 ) -> Task:
     """A task of one class for a text, or for a pair where there is a column `text_pair`.
@@ -262,6 +266,7 @@ def classification_task(
         aliases: what files call a class -> its name.
         numbers: whether a label may be the class's index. Not where data sets of the same name count differently.
         load: in place of `load_table`, whose arguments it has.
+        read: the `Source`'s.
         how: further fields of the `Source`.
     """
     names = aliases or {}
@@ -272,7 +277,7 @@ def classification_task(
         pair = row.get("text_pair")
         return Labelled(row["text"].strip(), label, None if pair is None else pair.strip())
 
-    source = Source(columns, partial(example, eos=""), files or {}, **how)
+    source = Source(columns, partial(example, eos=""), files or {}, read=read, **how)
     kinds = ("classification", *(("similarity",) if "text_pair" in columns else ()), "words", "choice")
     return Task(
         objectives=kinds,

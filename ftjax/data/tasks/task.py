@@ -100,3 +100,4 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]  # the first chooses the best checkpoint
     classes: Callable[[Any], tuple[str, ...]] = lambda cfg: ()  # of labels or tags
     chunked: bool = False  # examples are whole documents, to be cut into rows
+    languages: Callable[[Any], tuple[str, str]] | None = None  # those of prompts and of completions, such as en and de
