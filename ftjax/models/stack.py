@@ -143,8 +143,10 @@ class Stack(nn.Module):
         if cfg.positions == "learned" and position_ids is None and input_ids.shape[1] > (room := self.room()):
             taken = f" and the {cfg.room - room} of its adapters" if room < cfg.room else ""
             raise UserError(f"{input_ids.shape[1]} tokens{taken} are over the model's {cfg.room} positions")
-        positions = jnp.maximum(jnp.cumsum(segments != 0, 1) - 1, 0) if position_ids is None else position_ids
-        positions = positions.astype(jnp.int32)
+        if position_ids is None:  # the first token's is how many the cache has
+            before = 0 if cache is None else (cache.segments != 0).sum(1, keepdims=True)
+            position_ids = jnp.maximum(before + jnp.cumsum(segments != 0, 1) - 1, 0)
+        positions = position_ids.astype(jnp.int32)
         for adapter in acting(self, "positions"):
             positions = adapter.positions(positions, Site(self, training))
         x = self.embed(input_ids, positions, token_type_ids, training, tokens)
