@@ -20,7 +20,7 @@ SHARDS = "model-*-of-*.safetensors"
 TEXT = ("*.json", "*.txt", "*.jinja", "*.model")
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
 TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", *SENTENCEPIECE)  # any of them is one
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "generation_config.json")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")  # in config.json
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
@@ -101,7 +101,7 @@ def special_ids(folder: Path) -> dict[str, Any]:
 
 def beside(folder: Path) -> list[Path]:
     """The files of a checkpoint's tokenizer, and its generation config."""
-    named = [folder / name for name in (*TOKENIZER, *BESIDE)]
+    named = [folder / name for name in (*TOKENIZER, "merges.txt", *SETTINGS)]
     return [*(file for file in named if file.exists()), *folder.glob("*.jinja")]
 
 

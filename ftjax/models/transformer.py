@@ -106,8 +106,8 @@ class Transformer(Stack):
           input_ids: int `[B, T]`; of an encoder-decoder, the decoder's.
           attention_mask: `[B, T]`, 0 on padding (left or right); or
           segment_ids: `[B, T]`, 0 on padding, else the number of the packed example.
-          position_ids: `[B, T]`, growing from slot to slot inside a segment; counted from 0 over each row's real tokens,
-            a cache's before these, where not given.
+          position_ids: `[B, T]`, growing from slot to slot inside a segment; where not given, counted from 0 over each
+            row's real tokens, a cache's before these.
           prompt_ids: `[B, T]`, another segment that a token sees: its example's prompt, where several share one; 0 for
             none.
           encoder_*: the same of the encoder's tokens `[B, S]`; the decoder sees those of its own segment.
