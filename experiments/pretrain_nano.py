@@ -221,10 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _, parts = load_run(args.workdir / "long")
     if args.output:
         params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), parts.variables["params"])
-        ends = json.loads((start / "config.json").read_text())
-        ids = {name: ends[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in ends}
-        ftjax.save(args.output, parts.model, params, extra=ids)
-        parts.tokenizer.save_pretrained(args.output)
+        ftjax.save(args.output, parts.model, params, like=start)
         config.model.path = str(args.output)
         parts = build(Fields(config))  # as saved, in bf16
     config.task.max_eval_rows = 0

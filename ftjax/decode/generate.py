@@ -1,7 +1,6 @@
 """Continues prompts: greedily, by sampling or by beam search."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +14,8 @@ from ftjax.decode.loop import Prompt, advance, for_steps, row_keys, start
 from ftjax.decode.options import Options, check
 from ftjax.decode.text import Stops
 from ftjax.errors import UserError
-from ftjax.models.transformer import Transformer, shifted, sites
-from ftjax.nn.config import Config
+from ftjax.models import transformer
+from ftjax.models.transformer import Transformer, sites
 from ftjax.nn.core import few
 
 BETWEEN_LOOKS = 8  # tokens decoded before stop strings are looked for
@@ -184,7 +183,7 @@ def request(
     variables = {"params": params, **({"adapters": adapters} if adapters else {})}
     if adapters:
         check_adapters(model, adapters, ids)
-    longest, most = int(lengths.max()), room(model, adapters, max_new_tokens, len(ids))
+    longest, most = int(lengths.max()), room(model, adapters, max_new_tokens)
     if longest > most:
         raise UserError(
             f"the longest prompt has {longest} tokens; with max_new_tokens={max_new_tokens} there is room for {most}"
@@ -202,27 +201,21 @@ def request(
     return Request(model, variables, prompt, examples, seed, max_new_tokens, ends, pad_token_id, how, readers)
 
 
-def room(model: Transformer, adapters: Any, max_new_tokens: int, rows: int = 1) -> int:
+def room(model: Transformer, adapters: Any, max_new_tokens: int) -> int:
     """How many tokens a prompt may have, by the positions of the model and what the adapters take of them.
 
     Raises:
       UserError: not even one.
     """
-    cfg, variables = model.cfg, {"params": {}, "adapters": adapters or {}}
-    free = _positions(cfg) - shifted(model, variables, 0, rows) - max_new_tokens
+    free = transformer.room(model, adapters) - max_new_tokens
     if free < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens} leaves no room in the model's {cfg.max_positions} positions")
-    return free if cfg.encoder is None else _positions(cfg.encoder)
+        raise UserError(f"max_new_tokens={max_new_tokens} leaves no room in the model's {model.cfg.room} positions")
+    return free if model.cfg.encoder is None else transformer.room(model, adapters, encoder=True)
 
 
 def most_new_tokens(model: Transformer, adapters: Any, prompt: int) -> int:
     """How many tokens may follow a prompt of so many; fewer than one where there is no room."""
-    taken = shifted(model, {"params": {}, "adapters": adapters or {}}, 0)
-    return _positions(model.cfg) - taken - (prompt if model.cfg.encoder is None else 1)
-
-
-def _positions(cfg: Config) -> int:
-    return sys.maxsize if cfg.positions == "t5" else cfg.max_positions  # relative ones go on
+    return transformer.room(model, adapters) - (prompt if model.cfg.encoder is None else 1)
 
 
 def check_adapters(model: Transformer, adapters: Any, ids: np.ndarray) -> None:

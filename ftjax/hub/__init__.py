@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +51,6 @@ FAMILIES = {
         olmo.FAMILY, t5.FAMILY, bart.BART, bart.MBART,
     )
 }  # fmt: skip
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 CHOSEN_BY_LOAD = ("head", "num_classes", "dtype", "family", "encoder")
 CLASSIFIERS = ("classification", "tagging")
 _READS = ContextVar("reads", default=True)
@@ -175,13 +176,20 @@ def _maker(model: Transformer, dtype: Any) -> Callable[[jax.Array], Any]:
 
 
 def save(
-    directory: str | os.PathLike, model: Transformer, params: Any, *, extra: Mapping[str, Any] | None = None
+    directory: str | os.PathLike,
+    model: Transformer,
+    params: Any,
+    *,
+    like: str | os.PathLike | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json and model.safetensors, as `transformers` reads them, into `directory`.
 
     Args:
       params: canonical, or with a cut layer stack.
-      extra: further config.json entries (pad_token_id, eos_token_id, id2label, ...), which our Config does not hold.
+      like: a directory, a hub id or a shipped model, mostly the one that was loaded: its special ids, which our Config
+        does not hold, its tokenizer and generation config are written too.
+      extra: further config.json entries (pad_token_id, eos_token_id, id2label, ...), which go before those of `like`.
     Raises:
       UserError: a model that no known family can hold, parameters that are not the model's, or a bucket's path.
     """
@@ -190,7 +198,13 @@ def save(
     config = hf_config(family, cfg)
     tensors = names.write(family, model, {**params, "layers": uncut(params["layers"])})
     dtype = str(params["embed"]["tokens"]["embedding"].dtype)
-    files.write(local(os.fspath(directory), "directory"), {**config, "dtype": dtype, **(extra or {})}, tensors)
+    folder = local(os.fspath(directory), "directory")
+    base = None if like is None else files.resolve(like, weights=False)
+    ids = files.special_ids(base) if base else {}
+    files.write(folder, {**config, "dtype": dtype, **ids, **(extra or {})}, tensors)
+    if base and base.resolve() != folder.resolve():
+        for file in files.beside(base):
+            shutil.copyfile(file, folder / file.name)
 
 
 def family_of(cfg: Config) -> Family:
@@ -214,8 +228,13 @@ def tokenizer(
     from transformers import AutoTokenizer
 
     folder = files.resolve(path_or_id, weights=False)
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):  # else an empty one would be made up
-        raise UserError(f"{folder}: no tokenizer; none of {', '.join(TOKENIZER_FILES)}")
+    found = [name for name in files.TOKENIZER if (folder / name).exists()]
+    if not found:  # else an empty one would be made up
+        raise UserError(f"{folder}: no tokenizer; none of {', '.join(files.TOKENIZER)}")
+    if found[0] in files.SENTENCEPIECE and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{folder}: its tokenizer, {found[0]}, needs the package sentencepiece (pip install -e '.[sentencepiece]')"
+        )
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as error:

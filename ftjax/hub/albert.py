@@ -76,7 +76,7 @@ FAMILY = bert.FAMILY._replace(
         **norm("layers/ffn_norm", f"{_LAYER}.full_layer_layer_norm"),
     },
     # The sentence-order head of the pre-training files is no part of any head here.
-    ignored=r"embeddings\.position_ids|sop_classifier\.classifier\.(weight|bias)",
+    others=r"sop_classifier\.classifier\.(weight|bias)",
     copies={
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
         "predictions.decoder.bias": "predictions.bias",

@@ -96,8 +96,8 @@ FAMILY = bert.FAMILY._replace(
         **linear("conv", "encoder.conv.conv"),
         **norm("conv/norm", "encoder.conv.LayerNorm"),
     },
-    # Other heads of the pre-training files, and the table of absolute positions, which nothing reads.
-    ignored=r"(lm_predictions|mask_predictions)\..*|embeddings\.(position_ids|position_embeddings\.weight)",
+    ignored=r"embeddings\.(position_ids|position_embeddings\.weight)",
+    others=r"(lm_predictions|mask_predictions)\..*",
     copies={
         "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",

@@ -56,7 +56,8 @@ class Family(NamedTuple):
     to_hf: Callable[[Config], dict[str, Any]]  # inverts `to_config`; raises UserError where config.json cannot say it
     gated: Mapping[str, Weight] = {}  # of the body, what lies elsewhere where the FFN is gated
     encoder: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  # what the encoder has otherwise
-    ignored: str = ""  # regular expression of buffers and heads that no model of ours has
+    ignored: str = ""  # regular expression of buffers and tables that nothing reads
+    others: str = ""  # of weights of heads that no model of ours has
     copies: Mapping[str, str] = {}  # names that may repeat another tensor; those of the head, where it is tied
     renamed: Mapping[str, str] = {}  # endings of old files -> today's
 

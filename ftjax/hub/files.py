@@ -16,7 +16,12 @@ from ftjax.errors import UserError
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = ("nano-gpt", "nano-bert")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-TEXT = ("*.json", "*.txt", "*.jinja", "tokenizer.model")
+SHARDS = "model-*-of-*.safetensors"
+TEXT = ("*.json", "*.txt", "*.jinja", "*.model")
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", *SENTENCEPIECE)  # any of them is one
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")  # in config.json
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -30,7 +35,7 @@ class Stored(NamedTuple):
 
 def resolve(path_or_id: str | os.PathLike, weights: bool = True) -> Path:
     """The local folder of a directory, a model shipped with ftjax, or a hub id (downloaded: json, tokenizer files
-    and, if `weights`, safetensors; never pickles). UserError where it is none of them."""
+    and, if `weights`, what `read_weights` reads). UserError where it is none of them."""
     path, name = Path(path_or_id), os.fspath(path_or_id)
     if path.is_dir():
         return path
@@ -42,7 +47,7 @@ def resolve(path_or_id: str | os.PathLike, weights: bool = True) -> Path:
         raise UserError(f"{name!r}: no such directory, nor a hub id (org/name), nor one of {', '.join(SHIPPED)}")
     from huggingface_hub import snapshot_download
 
-    patterns: list[str] = [*TEXT, *(["*.safetensors"] if weights else [])]
+    patterns: list[str] = [*TEXT, *([WEIGHTS, SHARDS] if weights else [])]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (OSError, ValueError) as error:  # hub errors are OSErrors: offline, no such repository, no access
@@ -86,6 +91,18 @@ def read_weights(folder: Path) -> dict[str, Stored]:
             raise UserError(f"{folder / shard}: lacks what {INDEX} says it holds: {', '.join(lost)}")
         tensors |= held
     return tensors
+
+
+def special_ids(folder: Path) -> dict[str, Any]:
+    """Those that config.json names."""
+    config = read_json(folder / "config.json")
+    return {key: config[key] for key in SPECIAL if config.get(key) is not None}
+
+
+def beside(folder: Path) -> list[Path]:
+    """The files of a checkpoint's tokenizer, and its generation config."""
+    named = [folder / name for name in (*TOKENIZER, "merges.txt", *SETTINGS)]
+    return [*(file for file in named if file.exists()), *folder.glob("*.jinja")]
 
 
 def _read(path: Path) -> dict[str, Stored]:

@@ -86,7 +86,8 @@ def read(
 
     wanted = {name: row for path, (_, names, row) in places.items() if path not in fresh for name in names}
     of_heads = {weight.name for head in family.heads.values() for weight in head.weights.values()}
-    unused = of_heads | set(family.copies)
+    others = {n for n in tensors if re.fullmatch(family.others, n.removeprefix(family.prefix))}
+    unused = of_heads | set(family.copies) | others
     problems = {
         "missing": [n for n in wanted if n not in tensors],
         "unexpected": [n for n in tensors if n not in wanted and n not in unused],

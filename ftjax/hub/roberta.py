@@ -67,7 +67,7 @@ def _family(model_type: str, name: str) -> Family:
         options={**bert.FAMILY.options, **DROPOUTS},
         unsupported={**bert.FAMILY.unsupported, "hidden_act": "gelu"},  # what the masked head has in any case
         fixed={**bert.FAMILY.fixed, "activation": "gelu"},
-        ignored=r"embeddings\.position_ids|pooler\.dense\.(weight|bias)",
+        others=r"pooler\.dense\.(weight|bias)",
         copies={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",

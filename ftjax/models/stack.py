@@ -7,6 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ftjax.errors import UserError
 from ftjax.nn import hooks
@@ -139,10 +140,13 @@ class Stack(nn.Module):
         if seen is not None and cache is None:
             raise UserError("seen is about the slots of a cache; give one")
         cfg = self.cfg
-        if cfg.positions == "learned" and position_ids is None and input_ids.shape[1] > cfg.max_positions:
-            raise UserError(f"{input_ids.shape[1]} tokens are over the model's {cfg.max_positions} positions")
-        positions = jnp.maximum(jnp.cumsum(segments != 0, 1) - 1, 0) if position_ids is None else position_ids
-        positions = positions.astype(jnp.int32)
+        if cfg.positions == "learned" and position_ids is None and input_ids.shape[1] > (room := self.room()):
+            taken = f" and the {cfg.room - room} of its adapters" if room < cfg.room else ""
+            raise UserError(f"{input_ids.shape[1]} tokens{taken} are over the model's {cfg.room} positions")
+        if position_ids is None:  # the first token's is how many the cache has
+            before = 0 if cache is None else (cache.segments != 0).sum(1, keepdims=True)
+            position_ids = jnp.maximum(before + jnp.cumsum(segments != 0, 1) - 1, 0)
+        positions = position_ids.astype(jnp.int32)
         for adapter in acting(self, "positions"):
             positions = adapter.positions(positions, Site(self, training))
         x = self.embed(input_ids, positions, token_type_ids, training, tokens)
@@ -182,6 +186,14 @@ class Stack(nn.Module):
         if cache is not None:
             cache = Cache(kv, at, key_segments, cache.index + input_ids.shape[1], source)
         return Output(last_hidden=x, hidden_states=hidden, attentions=probs, cache=cache)
+
+    def room(self) -> int:
+        """How many tokens a row may have, by the positions of this stack and what adapters take of them."""
+        taken: Any = np.zeros((1, 1), np.int32)
+        with jax.ensure_compile_time_eval():  # a shift is the same whatever is traced
+            for adapter in acting(self, "positions"):
+                taken = adapter.positions(taken, Site(self, False))
+            return self.cfg.room - int(taken.max())
 
     def _sight(
         self, positions: jax.Array, segments: jax.Array, at: jax.Array, key_segments: jax.Array, window: int,

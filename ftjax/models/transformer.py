@@ -14,7 +14,7 @@ from ftjax.nn import hooks
 from ftjax.nn.attention import Cache
 from ftjax.nn.config import Config
 from ftjax.nn.core import ACTIVATIONS, Linear, Norm
-from ftjax.nn.hooks import Site, acting
+from ftjax.nn.hooks import Site
 
 MASKED = ("mlm", "pretraining")  # heads of masked words
 
@@ -106,8 +106,8 @@ class Transformer(Stack):
           input_ids: int `[B, T]`; of an encoder-decoder, the decoder's.
           attention_mask: `[B, T]`, 0 on padding (left or right); or
           segment_ids: `[B, T]`, 0 on padding, else the number of the packed example.
-          position_ids: `[B, T]`, growing from slot to slot inside a segment; counted from 0 over each row's real tokens
-            where not given.
+          position_ids: `[B, T]`, growing from slot to slot inside a segment; where not given, counted from 0 over each
+            row's real tokens, a cache's before these.
           prompt_ids: `[B, T]`, another segment that a token sees: its example's prompt, where several share one; 0 for
             none.
           encoder_*: the same of the encoder's tokens `[B, S]`; the decoder sees those of its own segment.
@@ -239,16 +239,11 @@ def keys_values(model: Transformer, params: Any, ids: Sequence[int]) -> tuple[ja
     return keys[:, 0].transpose(0, 3, 1, 2), values[:, 0].swapaxes(1, 2)
 
 
-def shifted(model: Transformer, variables: Any, position: int, rows: int = 1) -> int:
-    """Where adapters in site form put a position (a prefix shifts it), at most over the rows of a batch."""
-
-    def at(model: Transformer, position: Any) -> Any:
-        for adapter in acting(model, "positions"):
-            position = adapter.positions(position, Site(model, False))
-        return position
-
-    with jax.ensure_compile_time_eval():  # whoever asks while tracing has shapes alone, which is all that matters here
-        return int(model.apply(variables, jnp.full((rows, 1), position), method=at).max())
+def room(model: Transformer, adapters: Any, *, encoder: bool = False) -> int:
+    """How many tokens a row may have, by the positions of the model (or its encoder) and what adapters in site form
+    take of them."""
+    variables = {"params": {}, "adapters": adapters or {}}
+    return model.apply(variables, method=lambda model: (model.encoder if encoder else model).room())
 
 
 @functools.lru_cache(maxsize=64)

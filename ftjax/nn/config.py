@@ -1,6 +1,7 @@
 """What a Transformer can be: the named options of the one block that every model family is made of."""
 
 import dataclasses
+import sys
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -120,6 +121,11 @@ class Config:
     def head_is_embedding(self) -> bool:
         """Whether a vocabulary head reads the token table."""
         return self.tied_head and self.head in ("lm", "mlm", "pretraining")
+
+    @property
+    def room(self) -> int:
+        """How many positions there are for a text; T5's, which are relative, go on."""
+        return sys.maxsize if self.positions == "t5" else self.max_positions
 
     @property
     def rows(self) -> int:

@@ -14,7 +14,7 @@ these methods and lets each act, in the order of their names:
 | `keys_values(site) -> k, v`             | attention: `[P, K, hd]`, seen by every real query           |
 | `attend(q, out, attention, site) -> out, beyond` | attention: rotated q, result before the output projection |
 | `embed(ids, h, site) -> h`              | the token embedding, before positions                       |
-| `positions(positions, site) -> positions`| each stack's root, once                                     |
+| `positions(positions, site) -> positions`| each stack's root, once: moves them by a static number      |
 
 `attention(q, k, v)` in `attend` is the plain one, over keys and values `[P, K, hd]`; `beyond`, where not None, is added
 after the output projection.

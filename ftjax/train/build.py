@@ -25,7 +25,7 @@ from ftjax.errors import UserError
 from ftjax.kinds import KINDS, Kind, Setting, require
 from ftjax.kinds.demonstrations import few
 from ftjax.methods import Context, Method, Template, tokens
-from ftjax.models.transformer import Transformer, keys_values, shifted, sites
+from ftjax.models.transformer import Transformer, keys_values, room, sites
 from ftjax.nn import kernels
 from ftjax.nn.config import DROPOUTS
 from ftjax.objectives.base import Objective
@@ -246,8 +246,8 @@ def _around(template: Template | None, context: Context, tokenizer: Any) -> Arou
 
 def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -> None:
     """UserError where the task's texts, with what the method adds, are over the model's positions."""
-    most, wanted = model.cfg.max_positions, f.task.max_length
-    added = shifted(model, {"params": {}, "adapters": adapters}, inserted)
+    most, wanted = model.cfg.room, f.task.max_length
+    added = most - room_of_text(model, adapters, inserted)
     if added >= most:
         raise UserError(f"method: its {added} tokens alone fill the {most} positions of {f.model.path}; take fewer")
     if wanted + added > most:
@@ -256,6 +256,13 @@ def check_length(f: Fields, model: Transformer, adapters: Tree, inserted: int) -
             f"task.max_length={wanted}{more} are over the {most} positions of {f.model.path};"
             f" set task.max_length={most - added}"
         )
+
+
+def room_of_text(model: Transformer, adapters: Tree, inserted: int) -> int:
+    """How many tokens a text may have, of an encoder-decoder either one, beside those inserted around it."""
+    if model.cfg.encoder is None:
+        return room(model, adapters) - inserted
+    return min(room(model, adapters), room(model, adapters, encoder=True) - inserted)  # the encoder reads them
 
 
 def load_model(

@@ -11,8 +11,6 @@ from ftjax.hub import files
 from ftjax.train.build import Parts
 from ftjax.train.fields import Fields
 
-KEPT = ("pad_token_id", "bos_token_id", "eos_token_id")  # of the base's config.json
-
 
 def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequence[Path]) -> None:
     """config.json (with the names of the task's classes), model.safetensors, the tokenizer's files and a model card
@@ -21,19 +19,18 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
     Args:
       params: plain ones, as `Method.merge` gives them; runs: where they come from.
     """
-    base = files.read_json(files.resolve(f.model.path) / "config.json")
-    extra: dict[str, Any] = {key: base[key] for key in KEPT if base.get(key) is not None}
+    extra: dict[str, Any] = {}
     if (start := parts.setting.decoder_start) is not None:
         extra["decoder_start_token_id"] = start
     if classes := parts.task.classes(f.task):
         extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
         extra["label2id"] = {name: i for i, name in enumerate(classes)}
         if parts.tokenizer.pad_token_id is not None:
-            extra.setdefault("pad_token_id", parts.tokenizer.pad_token_id)
+            extra["pad_token_id"] = parts.tokenizer.pad_token_id
+            extra |= files.special_ids(files.resolve(f.model.path, weights=False))  # the base's, where it names one
     with whole(folder) as aside:
         for name, (model, values) in parts.kind.models(parts.setting, params).items():
-            hub.save(aside / name, model, values, extra=extra)
-            parts.tokenizer.save_pretrained(aside / name)
+            hub.save(aside / name, model, values, like=f.model.path, extra=extra)
         (aside / "README.md").write_text(card(f, parts, params, runs), "utf-8")
 
 

@@ -33,12 +33,12 @@ from ftjax.hub import files
 from ftjax.kinds import require
 from ftjax.kinds.base import label_smoothing
 from ftjax.kinds.masks import masks
-from ftjax.models.transformer import Transformer, shifted
+from ftjax.models.transformer import Transformer
 from ftjax.nn.config import Config
 from ftjax.objectives.mlm import masking
 from ftjax.objectives.policy import policy_gradient
 from ftjax.parallel.mesh import spec
-from ftjax.train.build import Data, Parts, unroll, with_expand
+from ftjax.train.build import Data, Parts, room_of_text, unroll, with_expand
 from ftjax.train.checkpoint import read_config
 from ftjax.train.fields import Fields
 from ftjax.train.restore import load_run
@@ -219,7 +219,7 @@ def load_teacher(f: Fields, parts: Parts, mesh: Mesh) -> Teacher:
     if classes != ours and sorted(classes) == sorted(ours):
         raise UserError(f"distill.teacher={name}: its classes are {', '.join(classes)}, the task's {', '.join(ours)}")
     words = [i for i in parts.around.added if i < student.vocab_size] if parts.around else []
-    room = model.cfg.max_positions - shifted(model, {"params": {}, "adapters": adapters}, 0) - len(words)
+    room = room_of_text(model, adapters, len(words))
     if f.task.max_length > room:
         raise UserError(
             f"task.max_length={f.task.max_length} is over the {room} positions of distill.teacher={name}; set"

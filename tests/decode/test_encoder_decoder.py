@@ -7,8 +7,9 @@ import torch
 import transformers as hf
 
 import ftjax
-from ftjax.decode.generate import continuations
+from ftjax.decode.generate import continuations, most_new_tokens, room
 from ftjax.errors import UserError
+from ftjax.methods.prefix import Shift
 
 NEW, VOCAB, PAD = 8, 40, 0
 FAMILIES = {
@@ -71,6 +72,13 @@ def test_one_token_of_beams(pair):
     found = continuations(model, params, [[4, 5, 6]], **options)
     out = jax.jit(model.apply)({"params": params}, np.array([[first]]), encoder_input_ids=np.array([[4, 5, 6]]))
     assert (found.tokens[0, :, 0] == np.argsort(-out.logits[0, 0])[:3]).all()
+
+
+def test_a_prefix_takes_positions_of_its_own_stack(pair):
+    model, shifts = pair[1], {"prefix": Shift(3), "encoder": {"prefix": Shift(5)}}
+    learned = model.cfg.positions == "learned"  # T5's go on
+    assert room(model, shifts, 4) == 27 if learned else room(model, shifts, 4) > 10**9
+    assert most_new_tokens(model, shifts, 27) == 28 if learned else most_new_tokens(model, shifts, 27) > 10**9
 
 
 def test_the_start_is_needed(pair):

@@ -1,6 +1,7 @@
 """RoBERTa, XLM-R, ELECTRA, ALBERT, DeBERTa and ModernBERT give the numbers of transformers, and go back to it."""
 
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -272,13 +273,15 @@ def test_old_keys_of_modernbert(saved):
     ("electra-rtd", ["generator_predictions.dense.weight"], "classification"),
     ("modernbert-mlm", [], "classification"),
 ])  # fmt: skip
-def test_files_of_the_hub(saved, name, extra, head, tmp_path):
-    """They hold more than one head needs; another head starts anew but for what it shares."""
+def test_files_of_the_hub(saved, name, extra, head, tmp_path, caplog):
+    """They hold more than one head needs, which a log says; another head starts anew but for what it shares."""
+    caplog.set_level(logging.INFO, "ftjax")
     folder = saved(name)[1]
     tensors = load_file(folder / "model.safetensors") | {key: np.ones((2, 2), np.float32) for key in extra}
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     _, params = ftjax.load(tmp_path, head=head, num_classes=4 if head == "classification" else 0)
+    assert all((key in caplog.text) == ("position_ids" not in key) for key in extra)
     body = flatten(ftjax.load(folder)[1])
     assert all(
         np.array_equal(x, body[k]) for k, x in flatten(params).items() if k.startswith(("embed", "layers", "transf"))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -128,7 +129,10 @@ def test_hub(monkeypatch, saved):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert ftjax.load("org/name")[0].cfg.num_layers == 2
-    assert asked["name"] == "org/name" and not any("bin" in p for p in asked["allow_patterns"])
+    assert asked["name"] == "org/name"
+    taken = lambda file: any(fnmatch(file, p) for p in asked["allow_patterns"])  # noqa: E731
+    assert taken("model.safetensors") and taken("model-00001-of-00002.safetensors") and taken("spm.model")
+    assert not any(map(taken, ("pytorch_model.bin", "consolidated.safetensors", "consolidated-1-of-2.safetensors")))
 
     def offline(name, **_):
         raise huggingface_hub.errors.LocalEntryNotFoundError("Cannot find it\nin the cache")
@@ -160,6 +164,12 @@ def test_tokenizer(shared, saved):
     assert "512 ids" in message(hub.tokenizer, shared("stories260K"), 500)
     assert len(hub.tokenizer(shared("stories260K"), 512)) == 512
     assert "no tokenizer" in message(hub.tokenizer, saved("bert-bare")[1])
+
+
+def test_a_tokenizer_of_sentencepiece_alone(monkeypatch, tmp_path):
+    (tmp_path / "spm.model").touch()
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    assert f"{tmp_path}: its tokenizer, spm.model, needs the package" in message(hub.tokenizer, tmp_path)
 
 
 def test_imports_neither_torch_nor_transformers():

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import ftjax
 from ftjax.errors import UserError
+from ftjax.hub.files import ASSETS
 from ftjax.nn.layers import cut
 from ftjax.tree import flatten
 
@@ -70,6 +71,17 @@ def test_stored_dtypes(saved, tmp_path, dtype, kept):
     ftjax.save(tmp_path / "again", model, params)
     written = load_file(tmp_path / "again" / "model.safetensors")
     assert all((written[k] == tensors[k]).all() and written[k].dtype == kept for k in tensors)
+
+
+def test_what_is_saved_beside_the_weights(tmp_path):
+    """config.json says everything that the base's says; `extra` goes first, and a folder may be its own base."""
+    model, params = ftjax.load("nano-gpt")
+    ftjax.save(tmp_path, model, params, like="nano-gpt", extra={"pad_token_id": 3})
+    ftjax.save(tmp_path, model, params, like=tmp_path, extra={"bos_token_id": 5})
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written == json.loads((ASSETS / "nano-gpt/config.json").read_text()) | {"pad_token_id": 3, "bos_token_id": 5}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (ASSETS / "nano-gpt" / name).read_bytes()
 
 
 def test_shards_old_names_and_a_cut_stack(saved, tmp_path):

@@ -20,7 +20,9 @@ from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Text
 from ftjax.errors import UserError
 from ftjax.kinds.lm import encode_texts
+from ftjax.methods.prefix import Shift
 from ftjax.objectives.lm import causal_lm
+from ftjax.train.build import room_of_text
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.loop import train
 from ftjax.train.restore import load_run
@@ -118,6 +120,13 @@ def test_what_each_side_reads(folder):
         encoded_rows(folder, 4)
     with pytest.raises(UserError, match="row 1: the completion has no token to learn"):
         encode_seq2seq([Text("a", "b</s>"), Text("a", " </s>")], tokenizer, start, Collector(9))
+
+
+def test_positions_of_either_side(folder):
+    model, _ = ftjax.load(folder, head="lm")
+    for decoder, encoder, left in ((3, 5, 71), (13, 5, 67)):  # the prompt's tokens are put around what is read
+        found = room_of_text(model, {"prefix": Shift(decoder), "encoder": {"prefix": Shift(encoder)}}, 4)
+        assert found == left if model.cfg.positions == "learned" else found > 10**9
 
 
 @pytest.mark.parametrize(

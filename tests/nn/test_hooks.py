@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ftjax import tree
+from ftjax.errors import UserError
 from ftjax.methods.base import place
+from ftjax.methods.batched import batched
 from ftjax.models.transformer import empty_cache, sites
 from ftjax.nn.hooks import HOOKS
 
@@ -69,9 +71,11 @@ class Table(Scaling):
 
 
 @flax.struct.dataclass
-class Shift(Scaling):
+class Shift:
+    by: int = flax.struct.field(pytree_node=False)
+
     def positions(self, positions, site):
-        return positions + self.s.astype(positions.dtype)
+        return positions + self.by
 
 
 @flax.struct.dataclass
@@ -144,12 +148,20 @@ def test_embed(make, shape, close):
 
 def test_positions_are_shifted_once_at_the_root(make, shape, close):
     made = make(shape)
-    close(run(made, place({"": Shift(jnp.zeros(()))}, "toy")), run(made), bits=True)
+    close(run(made, place({"": Shift(0)}, "toy")), run(made), bits=True)
     positions = np.maximum(np.cumsum(MASK, 1) - 1, 0)
-    shifted = run(made, place({"": Shift(jnp.full((), 4))}, "toy"))
+    shifted = run(made, place({"": Shift(4)}, "toy"))
     close(shifted, run(made, position_ids=positions + 4), bits=True)
     moved = np.abs(shifted.logits - run(made).logits).max()
     assert moved < 1e-4 if made.cfg.positions == "rotary" else moved > 1e-2  # rotary sees differences only
+
+
+def test_no_position_is_moved_past_the_table(make):
+    made, moved = make("gpt2"), lambda by: place({"": Shift(by)}, "toy")
+    run(made, moved(25))
+    for adapters in (moved(26), batched([moved(26), moved(26)], [1, 0])):
+        with pytest.raises(UserError, match="7 tokens and the 26 of its adapters are over the model's 32 positions"):
+            jax.jit(lambda adapters: run(made, adapters))(adapters)
 
 
 def test_keys_values_of_no_length_are_nothing(make, shape, close):
@@ -205,7 +217,7 @@ def test_a_prefix_of_cached_keys_is_those_tokens(make, name):
     cache = apply(variables, before, cache=empty_cache(made.cfg, 1, 3)).cache
     keys, values = cache.kv
     k, v = keys[:, 0].transpose(0, 3, 1, 2), values[:, 0].swapaxes(1, 2)
-    adapters = place({"layers/attn": Prefix(k, v), "": Shift(jnp.full((), 3))}, "toy")
+    adapters = place({"layers/attn": Prefix(k, v), "": Shift(3)}, "toy")
     whole = apply(variables, jnp.concatenate([before, IDS[:1]], 1)).logits[:, 3:]
     out = apply({**variables, "adapters": adapters}, IDS[:1]).logits
     np.testing.assert_allclose(out, whole, rtol=1e-4, atol=1e-5)
