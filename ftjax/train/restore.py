@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -120,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str) -> Tree:
-    """Variables with trained leaves in place of theirs; a head of another task stays new.
+    """Variables with trained leaves in place of theirs, on the same devices; a head of another task stays new.
 
     Raises:
       UserError: a leaf that is not there, or of another shape.
@@ -139,6 +138,7 @@ def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str
         if not fits:
             here = f"has shape {mine[name].shape}" if name in mine else "is not there"
             raise UserError(f"{where}: {path} {leaf.shape} of that run {here} in this one; match model and method")
-        mine[name] = jnp.asarray(leaf) if part == slice(None) else mine[name].astype(leaf.dtype).at[part].set(leaf)
+        old, all_rows = mine[name], part == slice(None)
+        mine[name] = jax.device_put(leaf, old.sharding) if all_rows else old.astype(leaf.dtype).at[part].set(leaf)
     new = tree.map_paths(lambda path, _: mine[path], whole)
     return {**new, "params": {**new["params"], "layers": cut(new["params"]["layers"], rows, edges)}}
