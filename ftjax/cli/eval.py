@@ -3,10 +3,17 @@
 ftjax eval --config=configs/default.py:model=...,task=... evaluates a model as it is, before any training; where its
 head is new, a line on stderr says that nothing trained it.
 Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output.
+
+A run is evaluated on the mesh that it was trained on; with fewer devices on all of them, or as --mesh.data=2,
+--mesh.fsdp=4, --mesh.tensor=2 say.
 """
 
 import json
 import logging
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from absl import flags
 
@@ -17,6 +24,7 @@ from ftjax.files import as_path, check_other, write_rows
 log = logging.getLogger(__name__)
 # no part of an evaluation reads the first, and only some the others; what is of training alone may stand there
 CHECKED = ("warm_start", "task.shots", "task.demonstrations", "generate.num_beams")
+AXES = {"data": "rows", "fsdp": "rows and weights", "tensor": "weights"}
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -25,6 +33,11 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("workdir", None, "a run's folder", flag_values=values)
     flags.DEFINE_string("split", None, "train, validation or test; the config's eval_split", flag_values=values)
     flags.DEFINE_string("output", None, "file for the per-example rows (JSON lines)", flag_values=values)
+    for axis, cut in AXES.items():
+        flags.DEFINE_integer(
+            f"mesh.{axis}", None, f"devices that a run's {cut} are cut over; 0: those that are left", lower_bound=0,
+            flag_values=values,
+        )  # fmt: skip
 
 
 def main(values: flags.FlagValues) -> None:
@@ -39,11 +52,14 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("give either --workdir=RUN or --config=configs/default.py:model=...,task=...")
     if split not in (None, "train", "validation", "test"):
         raise UserError(f"--split={split}: give train, validation or test")
+    sizes = {axis: size for axis in AXES if (size := values[f"mesh.{axis}"].value) is not None}
+    if sizes and not workdir:
+        raise UserError(f"--mesh.{next(iter(sizes))} is of --workdir; beside --config write --config.mesh.*")
     if values["output"].value:
         check_other(None, as_path(values["output"].value), "--output")
     check = lambda: None  # noqa: E731
     if workdir:
-        f, parts = load_run(as_path(workdir))
+        f, parts = load_run(as_path(workdir), _mesh(as_path(workdir), sizes))
     else:
         config, default = read_config(values)
         f = Fields(config)
@@ -59,3 +75,20 @@ def main(values: flags.FlagValues) -> None:
     if output and rows:
         write_rows(as_path(output), rows)
     print(json.dumps(result, indent=2))
+
+
+def _mesh(workdir: Path, sizes: dict[str, int]) -> Any:
+    """Of the given sizes, else the run's own; where its devices are not here, all that are."""
+    import jax
+
+    from ftjax.parallel.mesh import make_mesh
+    from ftjax.train.checkpoint import read_config as config_of
+
+    if sizes:
+        return make_mesh(SimpleNamespace(**dict.fromkeys(AXES, 1) | sizes))
+    own, here = config_of(workdir).mesh, len(jax.devices())
+    needed = math.prod(max(own[axis], 1) for axis in AXES)
+    if needed <= here:
+        return make_mesh(own)
+    log.warning("trained on %d devices, evaluated on all that are here, %d", needed, here)
+    return make_mesh(SimpleNamespace(data=1, fsdp=0, tensor=1))

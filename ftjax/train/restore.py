@@ -63,12 +63,16 @@ def changes_base(workdir: str) -> bool:
 
 
 def load_run(workdir: Path, mesh: Mesh | None = None) -> tuple[Fields, Parts]:
-    """A run's config, and its parts with the best trained leaves; the base is read onto a mesh, where one is given.
+    """A run's config, and its parts with the best trained leaves. Where a mesh is given, the base is read onto it, and
+    the config has its sizes.
 
     Raises:
       UserError: no run there, or no checkpoint yet.
     """
-    f = Fields(read_config(workdir))
+    config = read_config(workdir)
+    if mesh is not None:
+        config.mesh.update(mesh.shape)
+    f = Fields(config)
     parts = build(f, f.warm_start, mesh)
     best = of_model(read_best(workdir))
     variables = put(parts.variables, best, parts.model.cfg.rows, str(workdir))

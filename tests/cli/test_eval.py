@@ -3,6 +3,7 @@
 import json
 import logging
 
+import jax
 import pytest
 
 from ftjax.cli.main import main
@@ -38,7 +39,14 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     assert report.count("newly initialised: classifier/") == 1 and "never trained" not in report  # it is about to be
     more = [f"--workdir={tmp_path / 'more'}", f"--config.warm_start={tmp_path / 'run'}", *run[1:]]
     assert main(["train", *CLASSES, *more]) == 0 and "newly initialised" not in capsys.readouterr().err
-    assert main(["eval", run[0]]) == 0
+    devices, config = len(jax.devices()), tmp_path / "run" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mesh": dict(data=2, fsdp=1, tensor=2 * devices)}))
+    assert main(["eval", run[0]]) == 0  # where a mesh that there is not here has trained it
+    assert f"trained on {4 * devices} devices, evaluated on all that are here, {devices}" in caplog.text
+    wanted = f"mesh 1x{2 * devices}x1 needs {2 * devices} devices, the machine has {devices}"
+    capsys.readouterr()
+    assert main(["eval", run[0], f"--mesh.fsdp={2 * devices}"]) == 2 and wanted in capsys.readouterr().err
+    assert main(["eval", *CLASSES, "--mesh.data=1"]) == 2 and "write --config.mesh.*" in capsys.readouterr().err
     assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
 
 
