@@ -13,12 +13,14 @@ import orbax.checkpoint as ocp
 import pytest
 from run_files import last_state, rows
 
+from configs.default import get_config
 from ftjax import tree
 from ftjax.errors import Preempted, RunError, UserError
 from ftjax.train import course, program
-from ftjax.train.checkpoint import read_best
+from ftjax.train.checkpoint import Checkpoints, claim, read_best
+from ftjax.train.fields import Fields
 from ftjax.train.loop import train
-from ftjax.train.restore import load_run
+from ftjax.train.restore import build, load_run
 
 FIELDS = {
     "metrics", "best", "steps", "trainable_parameters", "total_parameters", "examples_per_second", "tokens_per_second",
@@ -213,6 +215,35 @@ def test_a_run_starts_from_anothers_best_and_stops_early(configure, text_run, tm
         np.testing.assert_array_equal(read_best(tmp_path)[path], x)
     _, parts = load_run(tmp_path)
     np.testing.assert_array_equal(tree.flatten(parts.variables)[path], x)
+
+
+def test_a_classifier_is_taken_over_by_the_classes_that_it_is_of_alone(model, tmp_path, caplog):
+    """Not by others of the same number, nor in another order, nor where nobody knows any more what they were."""
+    kernel = np.ones((16, 2), np.float32)
+
+    def config(task, **fields):
+        config = get_config(f"model={model},task={task},method=head")
+        config.update_from_flattened_dict({f"task.{name}": x for name, x in {"max_length": 32, **fields}.items()})
+        return config
+
+    def run(name, *asked, **fields):
+        claim(tmp_path / name, config(*asked, **fields))
+        checkpoints = Checkpoints(tmp_path / name)
+        checkpoints.save(0, {"train": {"params": {"classifier": {"kernel": kernel}}}}, {}, best=True)
+        checkpoints.close()
+        return str(tmp_path / name)
+
+    named, gone = run("named", "sst2"), run("gone", "classification", **{"files.train": "gone.jsonl"})
+    for start, asked, kept in [
+        (named, config("sst2"), True),
+        (named, config("classification", classes=("positive", "negative")), False),
+        (named, config("mnli"), False),
+        (gone, config("sst2"), False),
+    ]:
+        caplog.clear()
+        parts = build(Fields(asked), start)
+        assert np.array_equal(parts.variables["params"]["classifier"]["kernel"], kernel) == kept
+        assert ("classifier/kernel" in parts.fresh) == ("newly initialised here" in caplog.text) == (not kept)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_state(configure, tmp_path):
