@@ -18,8 +18,9 @@ from ftjax import tree
 from ftjax.errors import Preempted, RunError, UserError
 from ftjax.train import course, program
 from ftjax.train.checkpoint import Checkpoints, claim, read_best
+from ftjax.train.features import with_features
 from ftjax.train.fields import Fields
-from ftjax.train.loop import train
+from ftjax.train.loop import train, train_together
 from ftjax.train.restore import build, load_run
 
 FIELDS = {
@@ -256,9 +257,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_state(configu
 
 
 def test_a_head_on_cached_features_learns_as_on_the_body(configure, tmp_path, monkeypatch, capfd):
-    config = configure("sst2", "head", **{"model.dropout": 0.0, "epochs": 2.0, "model.layers": (0,)})
-    runs = [train(*config, tmp_path / "cached")]
-    assert runs[0]["compiles"] == 1
+    fields = {"model.dropout": 0.0, "epochs": 2.0, "model.layers": (0,)}
+    config = configure("sst2", "head", **fields)
+    other, calls = configure("sst2", "head", **fields, **{"optimizer.learning_rate": 0.1}), []
+    monkeypatch.setattr(course, "with_features", lambda *args: calls.append(1) or with_features(*args))
+    runs = train_together([(*config, tmp_path / "cached"), (*other, tmp_path / "other")])[:1]
+    assert runs[0]["compiles"] == 1 and len(calls) == 2  # of a split for both
     assert f"{8 * 2 * 16 * 2 * 2 / 1e9:.3g} GFLOP each" in capfd.readouterr().err  # rows, classifier, weight gradient
     monkeypatch.setattr(course, "features_are_fixed", lambda parts: False)
     runs.append(train(*config, tmp_path / "body"))
