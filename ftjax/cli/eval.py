@@ -42,6 +42,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates, and prints metrics and intervals as JSON."""
+    from ftjax.parallel.mesh import make_mesh
     from ftjax.train.build import build
     from ftjax.train.evaluate import evaluate_split
     from ftjax.train.fields import Fields
@@ -63,7 +64,7 @@ def main(values: flags.FlagValues) -> None:
     else:
         config, default = read_config(values)
         f = Fields(config)
-        parts, check = build(f), lambda: f.check_all_read(default, among=CHECKED)
+        parts, check = build(f, mesh=make_mesh(f.mesh)), lambda: f.check_all_read(default, among=CHECKED)
     if parts.fresh:
         log.warning(
             "not in the checkpoint, newly initialised: %s; it was never trained, so this is what a random head does",
@@ -86,9 +87,9 @@ def _mesh(workdir: Path, sizes: dict[str, int]) -> Any:
 
     if sizes:
         return make_mesh(SimpleNamespace(**dict.fromkeys(AXES, 1) | sizes))
-    own, here = config_of(workdir).mesh, len(jax.devices())
-    needed = math.prod(max(own[axis], 1) for axis in AXES)
+    config: Any = config_of(workdir)
+    needed, here = math.prod(max(config.mesh[axis], 1) for axis in AXES), len(jax.devices())
     if needed <= here:
-        return make_mesh(own)
+        return make_mesh(config.mesh)
     log.warning("trained on %d devices, evaluated on all that are here, %d", needed, here)
     return make_mesh(SimpleNamespace(data=1, fsdp=0, tensor=1))
