@@ -74,18 +74,17 @@ def read_best(workdir: Path) -> dict[str, np.ndarray]:
         step = manager.latest_step()
         if step is None:
             raise UserError(f"{workdir} has no checkpoint yet; let it reach its first evaluation")
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever mesh it was trained on
         try:
             metadata: Any = ocp.StandardCheckpointer().metadata(folder / str(step) / "default")
             shapes = metadata.item_metadata.tree
-            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+            like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)  # on the host, whatever mesh trained it
             found = manager.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:  # orbax and tensorstore raise what they like on damaged files
             what = str(error).splitlines()[0]
             raise UserError(
                 f"{folder}: checkpoint {step} cannot be read ({what}); train again in another --workdir"
             ) from None
-    return {path: np.asarray(leaf) for path, leaf in tree.flatten(found).items()}
+    return tree.flatten(found)
 
 
 class Checkpoints:

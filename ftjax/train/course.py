@@ -27,12 +27,12 @@ from ftjax.kinds import require
 from ftjax.metrics import METRICS
 from ftjax.parallel.mesh import place, rows_here, rows_multiple
 from ftjax.parallel.processes import is_first
-from ftjax.train.build import features_are_fixed, load_data
+from ftjax.train.build import Data, features_are_fixed, load_data
 from ftjax.train.checkpoint import Checkpoints, claim
 from ftjax.train.clock import Clock
 from ftjax.train.compiled import Compiled
 from ftjax.train.evaluate import Evaluator
-from ftjax.train.features import trained_from_features
+from ftjax.train.features import with_features
 from ftjax.train.fields import Fields
 from ftjax.train.flops import peak_flops, step_flops
 from ftjax.train.log import Log
@@ -72,12 +72,10 @@ class Course:
         parts = build(f, f.warm_start, mesh)
         if beside:
             parts = parts._replace(variables=_shared(parts.variables, beside[0].parts.variables, parts.labels))
-        if same is None:
-            data = load_data(f, parts, "train", training=True)
-            held = load_data(f, parts, f.task.eval_split, training=False)
-        else:
-            data, held = same.loaded
-        self.loaded = data, held
+        self.loaded = same.loaded if same else (
+            load_data(f, parts, "train", training=True), load_data(f, parts, f.task.eval_split, training=False)
+        )  # fmt: skip
+        data, held = self.loaded
         per_epoch = data.loader.steps_per_epoch
         self.steps: int = math.ceil(f.epochs * per_epoch) if f.steps is None else f.steps
         self.eval_every: int = per_epoch if f.eval_every is None else f.eval_every
@@ -124,9 +122,10 @@ class Course:
             )
         shapes = data.loader.shapes
         if features_are_fixed(parts):
-            self.parts, (self.data, self.held) = trained_from_features(
-                parts, [data, held], tree.join(leaves, self.frozen), mesh
-            )
+            self.features = self._features(tree.join(leaves, self.frozen), mesh, beside)
+            self.data, self.held = self.features
+            assert parts.objective.head is not None
+            self.parts = parts._replace(objective=parts.objective.head)
             self.evaluator = Evaluator(self.parts, self.held, mesh, f)
             shapes = ((f.batch_size, 0),)  # no token passes the body
         if beside:
@@ -159,6 +158,15 @@ class Course:
         rows = rows_multiple(mesh)
         self.clock = Clock(progress["clock"], share=len(range(rows)[rows_here(mesh, rows)]) / rows)
         self.mean_length = float(data.encoded.lengths.mean())
+
+    def _features(self, variables: Tree, mesh: Mesh, beside: Sequence["Course"]) -> tuple[Data, Data]:
+        """The splits as the frozen body sees them, or a run's beside of the same data and body."""
+        seen = lambda course: [id(x) for x in (course.loaded, *jax.tree.leaves(course.frozen))]  # noqa: E731
+        for other in beside:
+            if other.features and seen(other) == seen(self):
+                return other.features
+        train, held = (with_features(self.parts, split, variables, mesh) for split in (self.data, self.held))
+        return train, held
 
     def iterate(self) -> grain.DatasetIterator:
         """The batches from where the run stands."""

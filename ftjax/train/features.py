@@ -34,10 +34,3 @@ def with_features(parts: Parts, data: Data, variables: Any, mesh: Mesh) -> Data:
         return {"features": table[np.maximum(example, 0)], "labels": batch["labels"], "example": example}
 
     return data._replace(batches=data.loader.map(look_up))
-
-
-def trained_from_features(parts: Parts, splits: list[Data], variables: Any, mesh: Mesh) -> tuple[Parts, list[Data]]:
-    """Parts and splits with tokens replaced by features."""
-    splits = [with_features(parts, data, variables, mesh) for data in splits]
-    assert parts.objective.head is not None
-    return parts._replace(objective=parts.objective.head), splits

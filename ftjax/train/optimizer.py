@@ -12,9 +12,19 @@ import optax
 
 from ftjax import tree
 from ftjax.errors import UserError
+from ftjax.kinds import require
 from ftjax.nn.layers import layered, span
 
 Tree = Any
+NOT_NEGATIVE: Any = (lambda x: 0 <= x < math.inf, "0 or more")
+PART: Any = (lambda x: 0 <= x < 1, "0 or more, below 1")
+RANGES = {  # field -> what is right, in words; not every optimizer has each
+    **dict.fromkeys(("learning_rate", "warmup", "weight_decay", "decay_rate"), NOT_NEGATIVE),
+    **dict.fromkeys(("clip", "clipping_threshold"), (NOT_NEGATIVE[0], "0 (none) or more")),
+    **dict.fromkeys(("b1", "b2", "momentum"), PART),
+    "eps": (lambda x: 0 < x < math.inf, "a number above 0"),
+    "layer_decay": (lambda x: 0 < x < math.inf, "a factor above 0; 1 for none"),
+}
 
 
 def schedule(cfg: Any, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -27,8 +37,6 @@ def schedule(cfg: Any, steps: int, steps_per_epoch: int) -> optax.Schedule:
       UserError: an unknown schedule, a warm-up longer than the run.
     """
     peak, per_epoch = cfg.learning_rate, cfg.schedule_by == "epoch"
-    if not isinstance(peak, jax.Array) and not peak >= 0:  # as data it was looked at before
-        raise UserError(f"optimizer.learning_rate={peak}: give 0 or more")
     total = max(math.ceil(steps / steps_per_epoch) if per_epoch else steps, 1)
     warmup = round(cfg.warmup * total) if cfg.warmup < 1 else int(cfg.warmup)
     if cfg.schedule_by not in ("step", "epoch"):
@@ -91,7 +99,11 @@ def clip_by_global_norm(limit: float, measured: bool = True) -> optax.GradientTr
 
 
 def _decay_mask(pattern: str) -> Callable[[Tree], Tree]:
-    return lambda params: tree.map_paths(lambda path, _: not (pattern and re.search(pattern, path)), params)
+    try:
+        left = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"optimizer.no_decay={pattern!r} is no regular expression ({error})") from None
+    return lambda params: tree.map_paths(lambda path, _: not (pattern and left.search(path)), params)
 
 
 def _adam(cfg: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -152,13 +164,12 @@ OPTIMIZERS = {"adamw": _adam, "adam": _adam, "adafactor": _adafactor, "sgd": _sg
 
 
 def scale_by_depth(decay: float, rows: int) -> optax.GradientTransformation:
-    """Updates times decay^depth: layer l of L is L - l below the head, the embeddings (and an
-    encoder) L + 1 (discriminative rates of
-    Howard & Ruder 2018; ELECTRA's layer-wise decay, which has the whole body one factor lower still, as
-    `group_rates` can say)."""
+    """Updates times decay^depth: layer l of L is L - l below the head, the embeddings and an encoder's layers with
+    what sits in them L + 1 (discriminative rates of Howard & Ruder 2018; ELECTRA's layer-wise decay, which has the
+    whole body one factor lower still, as `group_rates` can say)."""
 
     def scale(path: str, update: jax.Array) -> jax.Array:
-        if re.search("params/(embed|relative|conv|encoder)/", path):  # an encoder as a whole
+        if re.match("(params/(embed|relative|conv|encoder)|adapters/encoder/layers)/", path):  # an encoder as a whole
             return update * decay ** (rows + 1)
         if not layered(path):
             return update
@@ -189,10 +200,15 @@ def make_optimizer(
     learning rate and a weight decay other than 0 may be traced.
 
     Raises:
-      UserError: an unknown optimizer, a rate factor for a group that no leaf has, unfreezing without groups by depth.
+      UserError: an unknown optimizer, a number out of its range, a pattern that is none, a rate factor for a group that
+        no leaf has, unfreezing without groups by depth.
     """
     if cfg.name not in OPTIMIZERS:
         raise UserError(f"optimizer.name={cfg.name!r} is unknown; there are {', '.join(OPTIMIZERS)}")
+    for name, (right, wanted) in RANGES.items():
+        value = getattr(cfg, name, None)
+        if value is not None and not isinstance(value, jax.Array):  # as data it was looked at before
+            require(f"optimizer.{name}", value, right(value), wanted)
     rate = schedule(cfg, steps, steps_per_epoch)
     groups = sorted(set(jax.tree.leaves(labels)))
     factors = _group_rates(cfg.group_rates, groups)
@@ -200,8 +216,6 @@ def make_optimizer(
     def scaled(factor: float) -> optax.Schedule:
         return rate if factor == 1 else (lambda step: factor * rate(step))
 
-    if cfg.layer_decay <= 0:
-        raise UserError(f"optimizer.layer_decay={cfg.layer_decay}: give a factor above 0; 1 for none")
     every = cfg.unfreeze_every
     if every < 0 or (every and not any(_start(g, 1.0, 1) for g in groups)):
         raise UserError(f"optimizer.unfreeze_every={every:g} is for method=gradual, whose groups go by depth")
@@ -236,6 +250,7 @@ def _group_rates(text: str, groups: list[str]) -> dict[str, float]:
             factors[name] = float(value)
         except ValueError:
             raise UserError(f"optimizer.group_rates={text!r}: write group:factor, as in head:10") from None
+        require("optimizer.group_rates", text, 0 <= factors[name] < math.inf, "factors of 0 or more")
         if name not in groups:
             raise UserError(f"optimizer.group_rates: no leaf has the label {name!r}; there are {', '.join(groups)}")
     return factors

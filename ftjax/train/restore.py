@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,7 +15,7 @@ from ftjax.errors import UserError
 from ftjax.files import as_path
 from ftjax.nn.layers import cut, span, uncut, whole_path
 from ftjax.nn.layers import parts as spans
-from ftjax.train.build import Parts
+from ftjax.train.build import Parts, get_kind, get_task
 from ftjax.train.build import build as parts_of
 from ftjax.train.checkpoint import read_best, read_config
 from ftjax.train.fields import Fields
@@ -24,14 +23,17 @@ from ftjax.train.fields import Fields
 Tree = Any
 log = logging.getLogger(__name__)
 OF_A_TASK = rf"{methods.TASK_HEAD}|^params/(head|generator)/"  # the vocabulary's head, ELECTRA's generator
+CLASSIFIER = r"^params/(pair_)?classifier/"  # an output means a class
 ONLY_AT_START = ("dropout", "init", "text", "init_std")  # fields of a method that do not change what its leaves mean
 
 
 class Start(NamedTuple):
-    """What a run starts from: {path: array} that the runs before it trained last, and their methods' fields."""
+    """What a run starts from: {path: array} that the runs before it trained last, their methods' fields, and the config
+    of the run that the classifier is of, if there is one."""
 
     leaves: dict[str, np.ndarray]
     methods: dict[str, dict[str, Any]]
+    classifies: Fields | None
 
 
 def read_start(workdir: Path) -> Start:
@@ -41,11 +43,14 @@ def read_start(workdir: Path) -> Start:
       UserError: no run there, or no checkpoint yet.
     """
     config: Any = read_config(workdir)
-    before = read_start(as_path(config.warm_start)) if config.get("warm_start") else Start({}, {})
+    before = read_start(as_path(config.warm_start)) if config.get("warm_start") else Start({}, {}, None)
     mine = of_model(read_best(workdir))
     # in the order of the runs: whole leaves and rows of them may be of different ones
     leaves = {path: x for path, x in before.leaves.items() if path not in mine} | mine
-    return Start(leaves, before.methods | sections(config.method.to_dict()))
+    mine_is = any(re.match(CLASSIFIER, path) for path in mine)
+    return Start(
+        leaves, before.methods | sections(config.method.to_dict()), Fields(config) if mine_is else before.classifies
+    )
 
 
 def sections(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -64,19 +69,21 @@ def changes_base(workdir: str) -> bool:
 
 
 def load_run(workdir: Path, mesh: Mesh | None = None, changes: Mapping[str, Any] = {}) -> tuple[Fields, Parts]:
-    """A run's config, with changes by the path of a field, and its parts with the best trained leaves; the base is read
-    onto a mesh, where one is given.
+    """A run's config, with changes by the path of a field, and its parts with the best trained leaves. Where a mesh is
+    given, the base is read onto it, and the config has its sizes.
 
     Raises:
       UserError: no run there, or no checkpoint yet.
     """
-    config = read_config(workdir)
+    config: Any = read_config(workdir)
     config.update_from_flattened_dict(changes)
+    if mesh is not None:
+        config.mesh.update(mesh.shape)
     f = Fields(config)
     parts = build(f, f.warm_start, mesh)
     best = of_model(read_best(workdir))
     variables = put(parts.variables, best, parts.model.cfg.rows, str(workdir))
-    return f, parts._replace(variables=variables, fresh=_without(parts.fresh, best))
+    return f, parts._replace(variables=variables, fresh=_without(parts, best))
 
 
 def of_model(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -102,20 +109,36 @@ def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
             raise UserError(
                 f"warm_start={warm_start}: method={name} needs the fields of that run, not {', '.join(wrong)}"
             )
+    leaves = start.leaves
+    if start.classifies and not _same_classes(start.classifies, f):
+        log.warning("%s: its classifier is of other classes; newly initialised here", warm_start)
+        leaves = {path: x for path, x in leaves.items() if not re.match(CLASSIFIER, path)}
     # What of the base was trained is there before a method looks at the base, what a method made comes after it.
-    base = {path: x for path, x in start.leaves.items() if path.startswith("params/")}
+    base = {path: x for path, x in leaves.items() if path.startswith("params/")}
     parts = parts_of(f, lambda params, rows: put({"params": params}, base, rows, warm_start)["params"], mesh)
-    found = put(parts.variables, start.leaves, parts.model.cfg.rows, warm_start)
+    found = put(parts.variables, leaves, parts.model.cfg.rows, warm_start)
 
     def kept(x: jax.Array, here: jax.Array, label: str) -> jax.Array:
         return x.astype(here.dtype) if label == tree.FREEZE else x  # what trains goes on in fp32
 
     variables = jax.tree.map(kept, found, parts.variables, parts.labels)
-    return parts._replace(variables=variables, fresh=_without(parts.fresh, start.leaves))
+    return parts._replace(variables=variables, fresh=_without(parts, leaves))
 
 
-def _without(fresh: tuple[str, ...], leaves: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    return tuple(path for path in fresh if f"params/{path}" not in leaves)
+def _same_classes(theirs: Fields, mine: Fields) -> bool:
+    """Whether the outputs of two runs' classifiers mean the same."""
+    try:
+        known, here = [(get_kind(f, get_task(f)), get_task(f).classes(f.task)) for f in (theirs, mine)]
+    except UserError:  # the data that would say so are gone
+        return False
+    return known == here
+
+
+def _without(parts: Parts, leaves: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """What is new in parts, once leaves are put there."""
+    shapes = {path: x.shape for path, x in tree.flatten(parts.variables).items()}
+    taken = {path for path, x in leaves.items() if shapes.get(path, x.shape) == x.shape}
+    return tuple(path for path in parts.fresh if f"params/{path}" not in taken)
 
 
 def _plain(value: Any) -> Any:
@@ -123,7 +146,7 @@ def _plain(value: Any) -> Any:
 
 
 def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str) -> Tree:
-    """Variables with trained leaves in place of theirs; a head of another task stays new.
+    """Variables with trained leaves in place of theirs, on the same devices; a head of another size stays new.
 
     Raises:
       UserError: a leaf that is not there, or of another shape.
@@ -142,6 +165,7 @@ def put(variables: Tree, leaves: Mapping[str, np.ndarray], rows: int, where: str
         if not fits:
             here = f"has shape {mine[name].shape}" if name in mine else "is not there"
             raise UserError(f"{where}: {path} {leaf.shape} of that run {here} in this one; match model and method")
-        mine[name] = jnp.asarray(leaf) if part == slice(None) else mine[name].astype(leaf.dtype).at[part].set(leaf)
+        old, all_rows = mine[name], part == slice(None)
+        mine[name] = jax.device_put(leaf, old.sharding) if all_rows else old.astype(leaf.dtype).at[part].set(leaf)
     new = tree.map_paths(lambda path, _: mine[path], whole)
     return {**new, "params": {**new["params"], "layers": cut(new["params"]["layers"], rows, edges)}}

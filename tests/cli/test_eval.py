@@ -3,6 +3,7 @@
 import json
 import logging
 
+import jax
 import pytest
 
 from ftjax.cli.main import main
@@ -44,6 +45,13 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     assert json.loads(capsys.readouterr().out)["examples"] == 3
     assert main(["eval", run[0], "--config.generate.num_beams=3"]) == 2
     assert "config.generate.num_beams=3: set, but nothing" in capsys.readouterr().err
+    devices, config = len(jax.devices()), tmp_path / "run" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mesh": dict(data=2, fsdp=1, tensor=2 * devices)}))
+    assert main(["eval", run[0]]) == 0  # where a mesh that there is not here has trained it
+    assert f"trained on {4 * devices} devices, evaluated on all that are here, {devices}" in caplog.text
+    wanted = f"mesh 1x{2 * devices}x1 needs {2 * devices} devices, the machine has {devices}"
+    capsys.readouterr()
+    assert main(["eval", run[0], f"--config.mesh.fsdp={2 * devices}"]) == 2 and wanted in capsys.readouterr().err
     assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ftjax
 from configs.default import get_config
 from ftjax.cli.main import main
 from ftjax.errors import UserError
 from ftjax.parallel.processes import join
-from ftjax.train.checkpoint import read_best
+from ftjax.train.checkpoint import Checkpoints, claim, read_best
 from ftjax.train.loop import train
 
 STEPS, SPLITS = 12, ("train", "validation", "test")
@@ -43,13 +44,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def launch(workdir, *codes, steps=STEPS):
+def launch(workdir, *codes, fields):
     """[(exit code, errors)] of two processes, each `python -c code train ...`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    fields = [f"--config.{name}={value}" for name, value in (FIELDS | {"steps": steps}).items()]
-    flags = ["train", f"--config=configs/default.py:{AXES},mesh=data2", *fields, f"--workdir={workdir}"]
+    given = [f"--config.{name}={value}" for name, value in fields.items()]
+    flags = ["train", f"--config=configs/default.py:{AXES},mesh=data2", *given, f"--workdir={workdir}"]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, *flags, f"--distributed=localhost:{port},{i},2"], text=True,
@@ -68,29 +69,41 @@ def launch(workdir, *codes, steps=STEPS):
 PLAIN = "import sys; from ftjax.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-def alone(workdir):
+def alone(workdir, fields):
     """The same run by this process."""
     default = get_config(AXES)
     config = default.copy_and_resolve_references()
-    config.update_from_flattened_dict(FIELDS)
+    config.update_from_flattened_dict(fields)
     return train(config, default, workdir)
+
+
+def begun(workdir):
+    """FIELDS, to start from a run whose folder is written here: what it trained are words of half the length."""
+    embedding = ftjax.load("nano-gpt")[1]["embed"]["tokens"]["embedding"]
+    claim(workdir, get_config("task=vowels,method=full"))
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, {"train": {"params": {"embed": {"tokens": {"embedding": embedding / 2}}}}}, {}, best=True)
+    checkpoints.close()
+    return FIELDS | {"warm_start": str(workdir)}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{name: workdir} of a run by one process, by two of which one was terminated, and of that gone on with by one."""
+    """{name: workdir} of a run by one process, by two of which one was terminated, and of that gone on with by one; it
+    starts from another run."""
     folder = tmp_path_factory.mktemp("runs")
     names = {name: folder / name for name in ("one", "two", "two then one")}
-    alone(names["one"])
-    ended = launch(names["two"], PLAIN, TERMINATED)
+    fields = begun(folder / "start")
+    alone(names["one"], fields)
+    ended = launch(names["two"], PLAIN, TERMINATED, fields=fields)
     assert [code for code, _ in ended] == [143, 143], ended
     assert all("the state is saved at step" in text for _, text in ended)
     shutil.copytree(names["two"], names["two then one"])
     assert not (names["two"] / "result.json").exists()
-    ended = launch(names["two"], PLAIN, PLAIN)
+    ended = launch(names["two"], PLAIN, PLAIN, fields=fields)
     assert [code for code, _ in ended] == [0, 0], ended
     assert all("resumed  at step" in text for _, text in ended)
-    alone(names["two then one"])
+    alone(names["two then one"], fields)
     return names
 
 

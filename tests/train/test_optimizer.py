@@ -65,6 +65,17 @@ def test_schedules_by_hand(optimizer_config, case):
         (dict(group_rates="haed:10"), "label 'haed'; there are adapter, head"),
         (dict(group_rates="head=10"), "write group:factor"),
         (dict(moment_dtype="fp32"), "optimizer.moment_dtype='fp32'"),
+        (dict(learning_rate=-1e-3), r"optimizer.learning_rate=-0.001: give 0 or more"),
+        (dict(clip=-1.0), r"optimizer.clip=-1.0: give 0 \(none\) or more"),
+        (dict(clip=float("inf")), r"optimizer.clip=inf: give 0 \(none\)"),
+        (dict(warmup=-0.1), "optimizer.warmup=-0.1: give 0 or more"),
+        (dict(weight_decay=-0.1), "optimizer.weight_decay=-0.1: give 0 or more"),
+        (dict(eps=0.0), "optimizer.eps=0.0: give a number above 0"),
+        (dict(b1=1.5), "optimizer.b1=1.5: give 0 or more, below 1"),
+        (dict(b2=float("nan")), "optimizer.b2=nan: give 0 or more, below 1"),
+        (dict(layer_decay=0.0), "optimizer.layer_decay=0.0: give a factor above 0"),
+        (dict(group_rates="head:-1"), "optimizer.group_rates='head:-1': give factors of 0 or more"),
+        (dict(no_decay="(bias"), r"optimizer.no_decay='\(bias' is no regular expression"),
     ],
 )
 def test_what_a_user_can_get_wrong(optimizer_config, fields, message):
@@ -138,22 +149,30 @@ def test_updates_equal_multi_transform_with_set_to_zero_over_the_whole_tree(opti
 
 
 def test_rates_by_depth(optimizer_config):
-    """Layer l of L is L - l below the head, whole and cut stacks alike; the embeddings are L + 1 below."""
+    """Layer l of L is L - l below the head, whole and cut stacks alike; the embeddings and an encoder's layers, which
+    may be more, are L + 1 below."""
     values = {
         "params": {
             "embed": {"tokens": jnp.zeros(2)},
             "layers": {"up": jnp.zeros((3, 2))},
             "classifier": {"kernel": jnp.zeros(2)},
+            "encoder": {"layers": {"up": jnp.zeros((5, 2))}},
         },
-        "adapters": {"layers": {"1:3": {"lora": jnp.zeros((2, 2))}}, "embed": {"prompt": jnp.zeros(2)}},
+        "adapters": {
+            "layers": {"1:3": {"lora": jnp.zeros((2, 2))}},
+            "embed": {"prompt": jnp.zeros(2)},
+            "encoder": {"layers": {"lora": jnp.zeros((5, 2))}, "embed": {"prompt": jnp.zeros(2)}},
+        },
     }
     cfg = optimizer_config("sgd", learning_rate=1.0, layer_decay=0.5, clip=0.0, schedule="constant")
     tx, _ = make_optimizer(cfg, jax.tree.map(lambda _: "all", values), 10, 5, rows=3)
     updates = tree.flatten(tx.update(jax.tree.map(jnp.ones_like, values), tx.init(values), values)[0])
-    assert (updates["params/embed/tokens"] == -(0.5**4)).all()
+    for path in ("params/embed/tokens", "params/encoder/layers/up", "adapters/encoder/layers/lora"):
+        assert (updates[path] == -(0.5**4)).all()
     np.testing.assert_array_equal(updates["params/layers/up"][:, 0], [-(0.5**3), -(0.5**2), -0.5])
     np.testing.assert_array_equal(updates["adapters/layers/1:3/lora"][:, 0], [-(0.5**2), -0.5])
-    assert (updates["params/classifier/kernel"] == -1).all() and (updates["adapters/embed/prompt"] == -1).all()
+    for path in ("params/classifier/kernel", "adapters/embed/prompt", "adapters/encoder/embed/prompt"):
+        assert (updates[path] == -1).all()
 
 
 def test_gradual_unfreezing_starts_each_group_fresh_at_the_runs_own_rate(optimizer_config):

@@ -13,12 +13,15 @@ import orbax.checkpoint as ocp
 import pytest
 from run_files import last_state, rows
 
+from configs.default import get_config
 from ftjax import tree
 from ftjax.errors import Preempted, RunError, UserError
 from ftjax.train import course, program
-from ftjax.train.checkpoint import read_best
-from ftjax.train.loop import train
-from ftjax.train.restore import load_run
+from ftjax.train.checkpoint import Checkpoints, claim, read_best
+from ftjax.train.features import with_features
+from ftjax.train.fields import Fields
+from ftjax.train.loop import train, train_together
+from ftjax.train.restore import build, load_run
 
 FIELDS = {
     "metrics", "best", "steps", "trainable_parameters", "total_parameters", "examples_per_second", "tokens_per_second",
@@ -215,6 +218,35 @@ def test_a_run_starts_from_anothers_best_and_stops_early(configure, text_run, tm
     np.testing.assert_array_equal(tree.flatten(parts.variables)[path], x)
 
 
+def test_a_classifier_is_taken_over_by_the_classes_that_it_is_of_alone(model, tmp_path, caplog):
+    """Not by others of the same number, nor in another order, nor where nobody knows any more what they were."""
+    kernel = np.ones((16, 2), np.float32)
+
+    def config(task, **fields):
+        config = get_config(f"model={model},task={task},method=head")
+        config.update_from_flattened_dict({f"task.{name}": x for name, x in {"max_length": 32, **fields}.items()})
+        return config
+
+    def run(name, *asked, **fields):
+        claim(tmp_path / name, config(*asked, **fields))
+        checkpoints = Checkpoints(tmp_path / name)
+        checkpoints.save(0, {"train": {"params": {"classifier": {"kernel": kernel}}}}, {}, best=True)
+        checkpoints.close()
+        return str(tmp_path / name)
+
+    named, gone = run("named", "sst2"), run("gone", "classification", **{"files.train": "gone.jsonl"})
+    for start, asked, kept in [
+        (named, config("sst2"), True),
+        (named, config("classification", classes=("positive", "negative")), False),
+        (named, config("mnli"), False),
+        (gone, config("sst2"), False),
+    ]:
+        caplog.clear()
+        parts = build(Fields(asked), start)
+        assert np.array_equal(parts.variables["params"]["classifier"]["kernel"], kernel) == kept
+        assert ("classifier/kernel" in parts.fresh) == ("newly initialised here" in caplog.text) == (not kept)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_state(configure, tmp_path):
     fields = {"optimizer.learning_rate": 1e30, "optimizer.clip": 0.0, "steps": 20, "eval_every": 20}
     with pytest.raises(RunError, match=r"not finite in a step up to .*lower optimizer\.learning_rate"):
@@ -225,9 +257,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_state(configu
 
 
 def test_a_head_on_cached_features_learns_as_on_the_body(configure, tmp_path, monkeypatch, capfd):
-    config = configure("sst2", "head", **{"model.dropout": 0.0, "epochs": 2.0, "model.layers": (0,)})
-    runs = [train(*config, tmp_path / "cached")]
-    assert runs[0]["compiles"] == 1
+    fields = {"model.dropout": 0.0, "epochs": 2.0, "model.layers": (0,)}
+    config = configure("sst2", "head", **fields)
+    other, calls = configure("sst2", "head", **fields, **{"optimizer.learning_rate": 0.1}), []
+    monkeypatch.setattr(course, "with_features", lambda *args: calls.append(1) or with_features(*args))
+    runs = train_together([(*config, tmp_path / "cached"), (*other, tmp_path / "other")])[:1]
+    assert runs[0]["compiles"] == 1 and len(calls) == 2  # of a split for both
     assert f"{8 * 2 * 16 * 2 * 2 / 1e9:.3g} GFLOP each" in capfd.readouterr().err  # rows, classifier, weight gradient
     monkeypatch.setattr(course, "features_are_fixed", lambda parts: False)
     runs.append(train(*config, tmp_path / "body"))
