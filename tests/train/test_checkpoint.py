@@ -1,12 +1,14 @@
+import errno
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from ftjax.errors import UserError
+from ftjax.errors import RunError, UserError
 from ftjax.train.checkpoint import Checkpoints, claim, read_best, read_config
 from ftjax.train.log import keep_rows
 
@@ -48,6 +50,27 @@ def test_a_truncated_newest_checkpoint_is_named_the_one_before_used_and_its_step
     assert "checkpoint 3 is damaged" in caplog.text
     checkpoints.save(3, state(3), {"step": 3}, best=False)
     checkpoints.close()
+    assert Checkpoints(saved).restore(state(0))[1] == {"step": 3}
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(saved, monkeypatch):
+    restore = ocp.CheckpointManager.restore
+    for error in (
+        OSError(errno.EIO, "Input/output error"),
+        OSError("Forbidden: the bucket"),
+        MemoryError(),
+        ValueError("RESOURCE_EXHAUSTED: Error reading a file: Too many open files [os_error_code='24']"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ):
+
+        def fails_of_the_newest(manager, step, *, args, error=error):
+            if step == 3:
+                raise error
+            return restore(manager, step, args=args)
+
+        with monkeypatch.context() as patch, pytest.raises(RunError, match=r"last: checkpoint 3 cannot be read now \("):
+            patch.setattr(ocp.CheckpointManager, "restore", fails_of_the_newest)
+            Checkpoints(saved).restore(state(0))
     assert Checkpoints(saved).restore(state(0))[1] == {"step": 3}
 
 
