@@ -37,6 +37,7 @@ from ftjax.train.fields import Fields
 from ftjax.train.flops import peak_flops, step_flops
 from ftjax.train.log import Log
 from ftjax.train.optimizer import make_optimizer
+from ftjax.train.profile import SKIPPED
 from ftjax.train.report import commit, peak_memory_bytes, start_report, trainable
 from ftjax.train.restore import build
 from ftjax.train.step import init_state
@@ -87,6 +88,8 @@ class Course:
             require(name, value, value >= 1, "1 or more")
         for name, value in dict(early_stopping=f.early_stopping, profile_steps=f.profile_steps).items():
             require(name, value, value >= 0, "0 or more")
+        most = max(self.steps - SKIPPED, 0)
+        require("profile_steps", f.profile_steps, f.profile_steps <= most, f"at most {most} of {self.steps} steps")
         self.evaluator = Evaluator(parts, held, mesh, f)
         self.lesson = taught(f, parts, data, mesh)  # evaluation is without a teacher
         self.parts, self.data, self.held = self.lesson.parts, self.lesson.data, held
