@@ -231,7 +231,7 @@ class Course:
     def finish(self, n: int, step: Compiled, mesh: Mesh, together: int) -> None:
         """Writes the result of a run that is over at step n of a program of so many runs."""
         self.close()
-        progress, clock = self.progress, self.clock
+        progress, clock, peak = self.progress, self.clock, peak_flops(mesh.size)
         self.result = {
             "metrics": self.final,
             "best": {"metric": self.metric, "value": progress["best"], "step": progress["best_step"]},
@@ -240,7 +240,7 @@ class Course:
             "total_parameters": self.counts[1],
             "examples_per_second": clock.examples / clock.seconds,
             "tokens_per_second": clock.tokens / clock.seconds,
-            "model_flops_utilisation": clock.flops / clock.seconds / peak_flops(mesh.size),
+            "model_flops_utilisation": peak and clock.flops / clock.seconds / peak,
             "peak_memory_bytes": peak_memory_bytes(),
             "step_memory_bytes": step.memory_bytes,
             "compiles": step.count,
