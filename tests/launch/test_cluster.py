@@ -298,6 +298,8 @@ def test_a_late_job_does_nothing(tmp_path):
         (Gke, {"image": "i", "queue": "q"}, "needs --launch.accelerator=... --launch.topology=... --launch.bucket=..."),
         (Slurm, {"zone": "z"}, "--launch.zone: --on=x has no such field; there are partition, account"),
         (Slurm, {"processes": "two"}, "--launch.processes=two: a whole number"),
+        (Slurm, {"nodes": "2", "processes": "2", "gpus": "8"}, "nodes=2, gpus=8); set it to 16"),
+        (Slurm, {"nodes": "2", "gpus": "1"}, "--launch.processes=1: JAX gives each"),
         (Local, {"gpu": "1"}, "there are gpus"),
     ],
 )
