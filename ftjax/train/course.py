@@ -143,8 +143,7 @@ class Course:
         self.window: list[dict[str, Any]] = progress.pop("window", [])
         self.progress, self.final = progress, progress.get("metrics", {})
         self.place = Growing(self.workdir)
-        run_id, whole = config_hash(self.config), self.config.to_dict()
-        self.log = Log(self.place, self.start, self.steps, self._wandb, run_id, whole, name)
+        self.log = Log(self.place, self.start, self.steps, self._wandb, self.config.to_dict(), name)
         sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
         self.work = functools.cache(
             functools.partial(

@@ -1,5 +1,7 @@
 import errno
 import json
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from ftjax.errors import RunError, UserError
+from ftjax.files import Growing
 from ftjax.train.checkpoint import Checkpoints, claim, read_best, read_config
-from ftjax.train.log import keep_rows
+from ftjax.train.log import Log, keep_rows
 
 
 def state(value):
@@ -110,3 +113,14 @@ def test_rows_past_a_step_and_half_rows_are_dropped(tmp_path):
     path.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"step": 2, "lo')
     keep_rows(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_folder_is_one_run_of_wandb(tmp_path, monkeypatch):
+    """Whatever its config: another folder's run of the same one is another."""
+    ids = []
+    init = lambda *, id, **_: ids.append(id) or SimpleNamespace(finish=lambda: None)  # noqa: E731
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for name, config in (("a", {}), ("a", {"mesh": 2}), ("b", {})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Log(Growing(tmp_path / name), 0, 1, "project", config, name).close()
+    assert ids[0] == ids[1] != ids[2] and len(ids[0]) == 16
