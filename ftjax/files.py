@@ -283,7 +283,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into: at the end it is `folder`, or its files replace those of the same names.
+    """A folder beside `folder` to write into: at the end it is `folder`, or its files, also those of folders inside,
+    replace those of the same names.
 
     Raises:
       UserError: a place that cannot be written to.
@@ -298,9 +299,10 @@ def whole(folder: Path) -> Iterator[Path]:
         if not folder.exists():
             aside.rename(folder)
             return
-        # what tells of weights comes last
-        for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
-            os.replace(file, folder / file.name)
+        files = [path.relative_to(aside) for path in aside.rglob("*") if path.is_file()]
+        for file in sorted(files, key=lambda file: file.suffix == ".json"):  # what tells of weights comes last
+            (folder / file).parent.mkdir(exist_ok=True, parents=True)
+            os.replace(aside / file, folder / file)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
     finally:

@@ -52,11 +52,19 @@ class Slurm(Cluster):
     nodes: int = 1
     processes: int = 1  # of a trial, over its nodes; the trial's mesh holds the devices of all
     cpus: int = 0  # of each process
-    gpus: int = 0  # of each node, all seen by its processes
+    gpus: int = 0  # of each node, of which each of several processes uses one
     memory: str = ""  # of each node
     setup: str = ""  # a line of the script before the processes start, as 'module load cuda'
     preemptions: int = 20
     name: ClassVar = "slurm"
+
+    def __post_init__(self) -> None:
+        total = self.nodes * self.gpus
+        if self.gpus and self.processes != total and (self.processes > 1 or self.nodes > 1):
+            raise UserError(
+                f"--launch.processes={self.processes}: JAX gives each of a Slurm job's processes one GPU, and the"
+                f" nodes have {total} (nodes={self.nodes}, gpus={self.gpus}); set it to {total}"
+            )
 
     def render(self, run: Run, number: int) -> str:
         """The batch script.

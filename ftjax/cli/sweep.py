@@ -63,7 +63,7 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     if not experiment or not get("workdir"):
         raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
     overrides = [f"--config.{name}={text}" for name, text in given_fields(values, "config").items()]
-    backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"))
+    backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"), get("jobs") or 1)
     planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, as_path(get("workdir")))
     sweep = planned()
     records = [read(run) for run in sweep.runs]
@@ -112,11 +112,13 @@ def _ended_with_children(work: Callable[[], T]) -> T:
         signal.signal(signal.SIGTERM, before)
 
 
-def _backend(on: str, given: dict[str, str], preemptions: int) -> Any:
+def _backend(on: str, given: dict[str, str], preemptions: int, jobs: int) -> Any:
     from ftjax.sweep.backend import Local, make
 
     if on == "local":
-        return make(Local, given, on)
+        backend = make(Local, given, on)
+        backend.check(jobs)
+        return backend
     try:
         module = importlib.import_module(f"launch.{on}")  # as configs, of the folder that one runs from
         kind = module.BACKEND

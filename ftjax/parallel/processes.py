@@ -17,8 +17,9 @@ def join(told: str) -> None:
     """Makes this process one of several; before anything else of JAX is used.
 
     Args:
-      told: 'auto' where Slurm, GKE or a TPU VM says who is there (JAX_COORDINATOR_ADDRESS overrides the address), else
-        'HOST:PORT,I,N': process I of N, of which number 0 listens there.
+      told: 'auto' where Slurm, GKE or a TPU VM says who is there (JAX_COORDINATOR_ADDRESS overrides the address; under
+        Slurm a process has one GPU, unless JAX_LOCAL_DEVICE_IDS names others), else 'HOST:PORT,I,N': process I of N, of
+        which number 0 listens there.
 
     Raises:
       UserError: neither of the two, or nothing that 'auto' could find.

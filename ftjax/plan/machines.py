@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ftjax.errors import UserError
+from ftjax.train.flops import PEAK
 
 GIB = 2**30
 CUDA = ("jax-cuda13-pjrt", "jax-cuda13-plugin", "nvidia-cudnn-cu13")
@@ -30,12 +31,12 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(30.75 * GIB, 275e12, 1228e9, 300e9),
-    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9),
-    "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 600e9),
-    "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 400e9),
-    "tpu7x": Chip(94.75 * GIB, 2307e12 / 2, 7380e9 / 2, 300e9),  # a chip is two devices
-    "h200": Chip(139.8 * GIB, 989e12, 4800e9, 450e9, fp32=0.5),
+    "v4": Chip(30.75 * GIB, PEAK["TPU v4"], 1228e9, 300e9),
+    "v5e": Chip(15.75 * GIB, PEAK["TPU v5e"], 819e9, 200e9),
+    "v5p": Chip(95.74 * GIB, PEAK["TPU v5p"], 2765e9, 600e9),
+    "v6e": Chip(31.25 * GIB, PEAK["TPU v6e"], 1640e9, 400e9),
+    "tpu7x": Chip(94.75 * GIB, PEAK["TPU7x"], 7380e9 / 2, 300e9),  # a chip is two devices
+    "h200": Chip(139.8 * GIB, PEAK["H200"], 4800e9, 450e9, fp32=0.5),
 }
 H200 = """
 gpu_device_info {

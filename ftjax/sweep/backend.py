@@ -104,6 +104,14 @@ def environment(workdir: Path) -> dict[str, str]:
     return {**env, **os.environ}
 
 
+def gpus_here() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without it, all of this machine."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is None:
+        return [str(n) for n, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    return [name for name in map(str.strip, told.split(",")) if name not in ("", "-1")]
+
+
 class Process(Protocol):
     """A child of this process, as subprocess.Popen."""
 
@@ -151,6 +159,15 @@ class Local:
 
     def __post_init__(self) -> None:
         self._groups: dict[int, Process] = {}  # of devices
+        self._gpus = gpus_here()
+
+    def check(self, jobs: int) -> None:
+        """UserError where there are not GPUs enough for so many trials at a time."""
+        if (needed := jobs * self.gpus) > len(self._gpus):
+            raise UserError(
+                f"--launch.gpus={self.gpus} with --jobs={jobs}: {needed} GPUs are needed, {len(self._gpus)} are here"
+                " (CUDA_VISIBLE_DEVICES, or all); lower one of the two"
+            )
 
     def job(self, run: Run, number: int) -> str:
         """Processes have no names."""
@@ -177,7 +194,7 @@ class Local:
         command = [sys.executable, "-m", "ftjax", "train", *run.flags]
         env = environment(run.folder.parents[1])
         if self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(str(group * self.gpus + n) for n in range(self.gpus))
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[group * self.gpus : (group + 1) * self.gpus])
         apart: Any = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
         with log.open("w") as file:
             return subprocess.Popen(command, stdout=file, env=env, **apart)

@@ -1,6 +1,7 @@
 """A sweep's folder: `sweep.json` says of which experiment it is, so that `table` and `status` need its path alone."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ def plan(experiment: str, scale: str, config: str, overrides: Sequence[str], wor
     asked = dict(zip(ASKED, (experiment, scale, config, list(overrides))))
     if (workdir / "sweep.json").exists():
         theirs = _read(workdir)
-        if wrong := [f"{k}={theirs[k]} there, {v} now" for k, v in asked.items() if theirs[k] != v]:
+        if wrong := [f"{k}={theirs[k]} there, {v} now" for k, v in asked.items() if not _same(k, theirs[k], v)]:
             raise UserError(f"{workdir} is another sweep's: {'; '.join(wrong)}; take another --workdir")
     found = load_experiment(experiment, scale)
     return Sweep(found, scale, tuple(overrides), workdir, make_runs(found, scale, config, overrides, workdir))
@@ -78,6 +79,14 @@ def open_sweep(workdir: Path) -> Sweep:
     found = load_experiment(experiment, scale)
     runs = make_runs(found, scale, config, overrides, workdir, asked["digests"])
     return Sweep(found, scale, tuple(overrides), workdir, runs)
+
+
+def _same(name: str, a: Any, b: Any) -> bool:
+    """Whether two spellings of what is asked mean the same: the order of overrides says nothing, nor how a path is
+    written."""
+    if name == "overrides":
+        return sorted(a) == sorted(b)
+    return a == b if name == "scale" else os.path.abspath(a) == os.path.abspath(b)
 
 
 def _read(workdir: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from ftjax import tree
-from ftjax.errors import UserError
-from ftjax.files import absolute, make_folder, read_text, write_json, writing
+from ftjax.errors import RunError, UserError
+from ftjax.files import absolute, bucket_errors, make_folder, read_text, write_json, writing
 from ftjax.parallel.processes import is_first
 from ftjax.train.fields import leaves
 
 Tree = Any
 log = logging.getLogger(__name__)
+
+PASSING = (  # what tensorstore and XLA call what is not the files' fault
+    "(UNKNOWN|INTERNAL|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED"
+    "|CANCELLED):"
+)
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -116,6 +122,10 @@ class Checkpoints:
         """The newest readable state, placed as `like` is, and its progress; None where there is none.
 
         A damaged checkpoint is named in the log, and the one before it taken.
+
+        Raises:
+          UserError: all of them are damaged.
+          RunError: one that may be whole, but cannot be read now.
         """
         steps, damaged = sorted(self._last.all_steps(), reverse=True), []
         for step in steps:
@@ -125,7 +135,13 @@ class Checkpoints:
                 )
                 found = self._last.restore(step, args=args)
             except Exception as error:  # orbax and tensorstore raise what they like on damaged files
-                log.warning("checkpoint %s is damaged (%s); trying the one before", step, str(error).splitlines()[0])
+                what = (str(error) or type(error).__name__).splitlines()[0]
+                if _passes(error):
+                    raise RunError(
+                        f"{self._last.directory}: checkpoint {step} cannot be read now ({what}); give the same command"
+                        " again, or remove it to go on from the one before"
+                    ) from None
+                log.warning("checkpoint %s is damaged (%s); trying the one before", step, what)
                 damaged.append(step)
                 continue
             for later in damaged:  # or they would stay: a step that is there is not saved again
@@ -144,6 +160,13 @@ class Checkpoints:
             for manager in (self._last, self._best):
                 manager.wait_until_finished()
                 manager.close()
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error tells of the machine or the network, not of what the files hold."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    return isinstance(error, (MemoryError, *bucket_errors())) or re.match(PASSING, str(error)) is not None
 
 
 def _dicts(values: Tree) -> dict:

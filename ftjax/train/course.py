@@ -37,6 +37,7 @@ from ftjax.train.fields import Fields
 from ftjax.train.flops import peak_flops, step_flops
 from ftjax.train.log import Log
 from ftjax.train.optimizer import make_optimizer
+from ftjax.train.profile import SKIPPED
 from ftjax.train.report import commit, peak_memory_bytes, start_report, trainable
 from ftjax.train.restore import build
 from ftjax.train.step import init_state
@@ -85,6 +86,8 @@ class Course:
             require(name, value, value >= 1, "1 or more")
         for name, value in dict(early_stopping=f.early_stopping, profile_steps=f.profile_steps).items():
             require(name, value, value >= 0, "0 or more")
+        most = max(self.steps - SKIPPED, 0)
+        require("profile_steps", f.profile_steps, f.profile_steps <= most, f"at most {most} of {self.steps} steps")
         self.evaluator = Evaluator(parts, held, mesh, f)
         self.lesson = taught(f, parts, data, mesh)  # evaluation is without a teacher
         self.parts, self.data, self.held = self.lesson.parts, self.lesson.data, held
@@ -139,8 +142,7 @@ class Course:
         self.window: list[dict[str, Any]] = progress.pop("window", [])
         self.progress, self.final = progress, progress.get("metrics", {})
         self.place = Growing(self.workdir)
-        run_id, whole = config_hash(self.config), self.config.to_dict()
-        self.log = Log(self.place, self.start, self.steps, self._wandb, run_id, whole, name)
+        self.log = Log(self.place, self.start, self.steps, self._wandb, self.config.to_dict(), name)
         sited = jax.eval_shape(parts.method.expand, parts.variables["adapters"], parts.variables["params"])
         self.work = functools.cache(
             functools.partial(
@@ -236,7 +238,7 @@ class Course:
     def finish(self, n: int, step: Compiled, mesh: Mesh, together: int) -> None:
         """Writes the result of a run that is over at step n of a program of so many runs."""
         self.close()
-        progress, clock = self.progress, self.clock
+        progress, clock, peak = self.progress, self.clock, peak_flops(mesh.size)
         self.result = {
             "metrics": self.final,
             "best": {"metric": self.metric, "value": progress["best"], "step": progress["best_step"]},
@@ -245,7 +247,7 @@ class Course:
             "total_parameters": self.counts[1],
             "examples_per_second": clock.examples / clock.seconds,
             "tokens_per_second": clock.tokens / clock.seconds,
-            "model_flops_utilisation": clock.flops / clock.seconds / peak_flops(mesh.size),
+            "model_flops_utilisation": peak and clock.flops / clock.seconds / peak,
             "peak_memory_bytes": peak_memory_bytes(),
             "step_memory_bytes": step.memory_bytes,
             "compiles": step.count,

@@ -13,9 +13,10 @@ from ftjax import tree
 from ftjax.nn.config import Config
 from ftjax.nn.layers import layered, span
 
-PEAK = {  # dense bf16 FLOP/s per device, from the vendors' data sheets
-    "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12,
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v6": 918e12, "TPU7x": 2307e12,
+PEAK = {  # dense bf16 FLOP/s of a device, by JAX's names, from the vendors' data sheets
+    "H100": 989e12, "H200": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
+    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "TPU7x": 2307e12 / 2,  # a chip is two devices
 }  # fmt: skip
 
 
@@ -125,13 +126,18 @@ PRODUCTS = r"/lora/[ab]$|/(down|up)/kernel$"
 ATTENDED = r"/(prefix|llama_adapter)/[kv]$"
 
 
+def peak_of(kind: str) -> float | None:
+    """Peak FLOP/s of a device of a kind, as JAX names it; None where no data sheet is known."""
+    return next((rate for name, rate in PEAK.items() if re.search(rf"\b{name}\b", kind, re.IGNORECASE)), None)
+
+
 @functools.cache  # measured once a process
-def peak_flops(devices: int) -> float:
-    """Peak FLOP/s of so many devices: by data sheet, or, for another kind (a CPU), of a measured fp32 product."""
-    kind = jax.devices()[0].device_kind
-    for name, rate in PEAK.items():
-        if re.search(rf"\b{name}\b", kind, re.IGNORECASE):
-            return rate * devices
+def peak_flops(devices: int) -> float | None:
+    """Peak FLOP/s of so many devices: by data sheet, None where none is known, or, of a CPU, of a measured fp32
+    product: all that its devices share."""
+    if jax.default_backend() != "cpu":
+        rate = peak_of(jax.devices()[0].device_kind)
+        return rate and rate * devices
     x = jnp.ones((1024, 1024), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,11 @@ class Log:
         start: int,
         total: int,
         wandb_project: str,
-        run_id: str,
         config: Mapping[str, Any],
         name: str = "",
     ):
-        """`name` begins the lines of one of several runs of a process, which have no bars."""
+        """`name` begins the lines of one of several runs of a process, which have no bars. Of Weights & Biases, the run
+        is the folder's, by an id that is kept there."""
         from tensorboardX.event_file_writer import EventsWriter  # its import is slow, and only a run needs it
 
         self._place = place
@@ -46,8 +47,12 @@ class Log:
         if wandb_project and is_first():
             import wandb  # type: ignore[import-not-found]
 
+            known = place.file("wandb_id")
+            if not known.exists():
+                write_text(known, secrets.token_hex(8))
+                place.copy()
             self._wandb = wandb.init(
-                project=wandb_project, id=run_id, dir=place.folder, config=dict(config), resume="allow"
+                project=wandb_project, id=known.read_text(), dir=place.folder, config=dict(config), resume="allow"
             )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

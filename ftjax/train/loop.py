@@ -16,6 +16,7 @@ from ftjax.parallel.mesh import make_mesh, trial_mesh
 from ftjax.parallel.processes import Terminated, check_all_used
 from ftjax.train.course import Course
 from ftjax.train.fields import Fields
+from ftjax.train.profile import Profile
 from ftjax.train.program import make_program, programs, room
 from ftjax.train.report import gradient_report
 
@@ -62,20 +63,21 @@ def train_together(asked: Sequence[tuple[ConfigDict, ConfigDict, Path]]) -> list
                     part[0].log.say(f"together {len(part)} of {len(left)} runs, devices {devices}")
                 for course in part:
                     course.began = max(course.began, free)
-                _train(part, mesh, terminated)
+                first = part[0]
+                with Profile(first.f.profile_steps, first.start, first.place, first.log) as profile:
+                    _train(part, mesh, terminated, profile)
                 free = time.perf_counter()
     if failed := [course.failed for course in courses if course.failed]:
         raise RunError("; ".join(failed))
     return [course.result for course in courses if course.result is not None]
 
 
-def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
+def _train(courses: list[Course], mesh: Mesh, terminated: Terminated, profile: Profile) -> None:
     first = courses[0]
     program: Any = make_program(courses, mesh)  # of one run or of several
     step, stream = program.step, program.stream()
-    profile_steps, start = first.f.profile_steps, first.start
     going = list(enumerate(courses))
-    n = start
+    n = first.start
 
     def settle() -> None:
         """Ends the runs that are over."""
@@ -94,8 +96,7 @@ def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
             for i, course in going:
                 course.preempted(n, program.own(i)[0], windows[i], step.seconds)
             raise Preempted(f"SIGTERM: the state is saved at step {n}; the same command goes on")
-        if profile_steps and n == start + 2:
-            jax.profiler.start_trace(str(first.place.folder / "profile"))
+        profile.before(n)
         hosts, batch = next(stream)  # of several runs one of each part
         has_gradient = program(batch, [i for i, _ in going])
         n += 1
@@ -104,9 +105,7 @@ def _train(courses: list[Course], mesh: Mesh, terminated: Terminated) -> None:
                 has = np.concatenate([np.atleast_2d(part) for part in has_gradient])[i]
                 course.log.say(gradient_report(program.own(i)[1], has))
             course.count(hosts[i], batch_shape(batch if len(courses) == 1 else hosts[i]))
-        if profile_steps and n == start + 2 + profile_steps:
-            jax.block_until_ready(program.own(0))
-            jax.profiler.stop_trace()
+        profile.after(n, lambda: program.own(0))
         evaluates = n % first.eval_every == 0 or n == first.steps
         if n % first.f.log_every and not evaluates:
             continue

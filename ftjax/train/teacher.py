@@ -34,7 +34,7 @@ from ftjax.kinds import require
 from ftjax.kinds.base import label_smoothing
 from ftjax.kinds.masks import masks
 from ftjax.models.transformer import Transformer
-from ftjax.nn.config import Config
+from ftjax.nn.config import DROPOUTS, Config
 from ftjax.objectives.mlm import masking
 from ftjax.objectives.policy import policy_gradient
 from ftjax.parallel.mesh import spec
@@ -129,7 +129,14 @@ def _rewarded(f: Fields, parts: Parts, data: Data) -> Lesson:
     require("distill.samples", d.samples, d.samples >= 2, "2 or more: an answer is measured by its prompt's others")
     right = verifier(d.reward, "distill.reward")
     rollout = Rollout(f, parts, data, samples=d.samples, reward=lambda record: float(right(record)))
-    loss = with_expand(policy_gradient(parts.model, chunk=f.loss.chunk), parts.method)
+    adapted = any(path.endswith("/lora/rate") for path in tree.flatten(parts.variables["adapters"]))
+    if adapted or any(getattr(parts.model.cfg, name) for name in DROPOUTS):
+        raise UserError(
+            "distill=policy: answers are drawn without dropout, so what they teach has to be without it too; set"
+            f" {'the dropout of LoRA' if adapted else 'model.dropout'} to 0"
+        )
+    loss = policy_gradient(parts.model, temperature=d.sampling_temperature, chunk=f.loss.chunk)
+    loss = with_expand(loss, parts.method)
     about = f"reward   {d.reward}, of {d.samples} answers to each of {f.batch_size} prompts a step"
     return Lesson(parts._replace(objective=loss), data, about=about, rollout=rollout)
 

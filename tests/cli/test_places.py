@@ -69,7 +69,7 @@ def test_a_checkpoint_that_does_not_fit(disk):
 def test_rows_that_do_not_fit(disk):
     folder = disk("size=64k")
     (folder / "filler").write_bytes(bytes(32768))
-    log = Log(Growing(folder), 0, 1000, "", "", {}, "name")
+    log = Log(Growing(folder), 0, 1000, "", {}, "name")
     with pytest.raises(UserError, match=f"cannot write to {folder}: No space left on device"):
         for step in range(1000):
             log.write(step, {"train/loss": 1.0})

@@ -111,6 +111,7 @@ def test_bad_input_of_a_trial_is_final_and_fails_the_sweep(command):
         (["--config=nowhere.py"], ("nowhere.py",)),
         (["--on=moon"], ("--on=moon", "gke, slurm, tpu_vm")),
         (["--on=gke", "--launch.image=x"], ("--on=gke needs", "--launch.queue=")),
+        (["--launch.gpus=99"], ("--launch.gpus=99 with --jobs=1: 99 GPUs are needed",)),
         (["--launch.partition=x"], ("--launch.partition", "local", "gpus")),
     ],
 )

@@ -123,7 +123,8 @@ def test_rewards_are_measured_by_the_others_of_the_prompt(started):
 
 
 def test_policy_gradient_by_hand(make):
-    """-sum of advantage log p over the tokens; the gradient is that of the formula written out."""
+    """-sum of advantage log p over the tokens, at the temperature of their draw; the gradient is that of the formula
+    written out."""
     model, params = make("gpt2", num_layers=1)
     rng = np.random.default_rng(0)
     batch = {
@@ -133,11 +134,11 @@ def test_policy_gradient_by_hand(make):
         "advantages": np.asarray([0.5, -0.5, 9.0]),
     }  # fmt: skip
     batch = {name: jnp.asarray(x, jnp.float32 if x.dtype == float else jnp.int32) for name, x in batch.items()}
-    run = policy_gradient(model, chunk=3).loss
+    run = policy_gradient(model, temperature=2.0, chunk=3).loss
 
     def by_hand(params):
         ids = {name: batch[name] for name in ("segment_ids", "position_ids")}
-        logits = jax.nn.log_softmax(model.apply({"params": params}, batch["input_ids"], **ids).logits)
+        logits = jax.nn.log_softmax(model.apply({"params": params}, batch["input_ids"], **ids).logits / 2)
         picked = [(0, 1, 4, 0.5), (0, 2, 5, 0.5), (0, 3, 6, 0.5), (1, 2, 7, -0.5), (1, 3, 8, -0.5)]
         return -sum(advantage * logits[b, t, token] for b, t, token, advantage in picked)
 
@@ -191,6 +192,8 @@ def test_the_student_s_share_is_what_it_learns_from(configure, live, tmp_path, m
         ("policy", {"distill.reward": "taste"}, r"distill.reward=taste: give"),
         ("policy", {"distill.reward": "score:1"}, r"distill.reward=score:1: give reference"),
         ("policy", {"distill.sampling_temperature": 0.0}, r"sampling_temperature=0.0: give a number above 0"),
+        ("policy", {"model.dropout": 0.1}, r"answers are drawn without dropout.*set model.dropout to 0"),
+        ("policy", {"method": "lora", "method.dropout": 0.1}, r"set the dropout of LoRA to 0"),
         ("policy", {"generate.max_new_tokens": 29}, r"task.max_length=32; set it to \d+, or generate"),
         ("policy", {"task": "classification"}, r"distill=policy: needs prompts with an answer"),
     ],

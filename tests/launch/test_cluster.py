@@ -226,6 +226,7 @@ def test_a_local_trial_that_is_stuck_is_killed_if_it_must_be(runs, monkeypatch):
 
 
 def test_each_trial_has_its_gpus(runs, monkeypatch):
+    """Of those that the sweep itself has."""
     seen = []
 
     class Process:
@@ -239,13 +240,16 @@ def test_each_trial_has_its_gpus(runs, monkeypatch):
             return self.code
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7, GPU-a,2,3,-1")
     backend = make(Local, {"gpus": "2"}, "local")
     jobs = [backend.submit(run, claim(run.folder, 1))[1] for run in runs[:2]]
     jobs[0]._process.code = 0
     backend.submit(runs[2], claim(runs[2].folder, 1))
     Local().submit(runs[0], claim(runs[0].folder, 2))
-    assert seen == ["0,1", "2,3", "0,1", None]
+    assert seen == ["7,GPU-a", "2,3", "7,GPU-a", "7, GPU-a,2,3,-1"]
+    backend.check(2)
+    with pytest.raises(UserError, match=r"--launch.gpus=2 with --jobs=3: 6 GPUs are needed, 4 are here"):
+        backend.check(3)
 
 
 # The shell around a process.
@@ -294,6 +298,8 @@ def test_a_late_job_does_nothing(tmp_path):
         (Gke, {"image": "i", "queue": "q"}, "needs --launch.accelerator=... --launch.topology=... --launch.bucket=..."),
         (Slurm, {"zone": "z"}, "--launch.zone: --on=x has no such field; there are partition, account"),
         (Slurm, {"processes": "two"}, "--launch.processes=two: a whole number"),
+        (Slurm, {"nodes": "2", "processes": "2", "gpus": "8"}, "nodes=2, gpus=8); set it to 16"),
+        (Slurm, {"nodes": "2", "gpus": "1"}, "--launch.processes=1: JAX gives each"),
         (Local, {"gpu": "1"}, "there are gpus"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 
 import pytest
@@ -123,6 +124,12 @@ def test_a_folder_knows_its_sweep(sweep, write_experiment_elsewhere, tmp_path):
     for other in ((experiment, "paper", []), (write_experiment_elsewhere, "nano", []), more):
         with pytest.raises(UserError, match="another sweep"):
             plan(other[0], other[1], "configs/default.py", other[2], tmp_path / "runs")
+    flags = ["--config.steps=3", "--config.method.rank=2"]
+    claim(plan(experiment, "nano", "configs/default.py", flags, tmp_path / "other"), "configs/default.py")
+    respelled = os.path.relpath(experiment), "nano", "./configs/default.py", flags[::-1]
+    assert {run.folder for run in plan(*respelled, tmp_path / "other").runs} == {
+        run.folder for run in open_sweep(tmp_path / "other").runs
+    }
     for text in ("{", "[]", '{"scale": 1}'):
         (tmp_path / "runs" / "sweep.json").write_text(text)
         with pytest.raises(UserError, match=r"sweep\.json"):

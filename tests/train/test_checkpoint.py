@@ -1,14 +1,19 @@
+import errno
 import json
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from ftjax.errors import UserError
+from ftjax.errors import RunError, UserError
+from ftjax.files import Growing
 from ftjax.train.checkpoint import Checkpoints, claim, read_best, read_config
-from ftjax.train.log import keep_rows
+from ftjax.train.log import Log, keep_rows
 
 
 def state(value):
@@ -51,6 +56,27 @@ def test_a_truncated_newest_checkpoint_is_named_the_one_before_used_and_its_step
     assert Checkpoints(saved).restore(state(0))[1] == {"step": 3}
 
 
+def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(saved, monkeypatch):
+    restore = ocp.CheckpointManager.restore
+    for error in (
+        OSError(errno.EIO, "Input/output error"),
+        OSError("Forbidden: the bucket"),
+        MemoryError(),
+        ValueError("RESOURCE_EXHAUSTED: Error reading a file: Too many open files [os_error_code='24']"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ):
+
+        def fails_of_the_newest(manager, step, *, args, error=error):
+            if step == 3:
+                raise error
+            return restore(manager, step, args=args)
+
+        with monkeypatch.context() as patch, pytest.raises(RunError, match=r"last: checkpoint 3 cannot be read now \("):
+            patch.setattr(ocp.CheckpointManager, "restore", fails_of_the_newest)
+            Checkpoints(saved).restore(state(0))
+    assert Checkpoints(saved).restore(state(0))[1] == {"step": 3}
+
+
 def test_all_truncated_is_an_error_and_none_is_none(saved, tmp_path):
     truncate(saved / "checkpoints" / "last")
     with pytest.raises(UserError, match=r"no checkpoint of .*last can be read \(steps \[3, 2\]\)"):
@@ -87,3 +113,14 @@ def test_rows_past_a_step_and_half_rows_are_dropped(tmp_path):
     path.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"step": 2, "lo')
     keep_rows(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_folder_is_one_run_of_wandb(tmp_path, monkeypatch):
+    """Whatever its config: another folder's run of the same one is another."""
+    ids = []
+    init = lambda *, id, **_: ids.append(id) or SimpleNamespace(finish=lambda: None)  # noqa: E731
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for name, config in (("a", {}), ("a", {"mesh": 2}), ("b", {})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Log(Growing(tmp_path / name), 0, 1, "project", config, name).close()
+    assert ids[0] == ids[1] != ids[2] and len(ids[0]) == 16

@@ -1,5 +1,7 @@
 """The analytic count against XLA's of an unrolled lowering, on sizes at which matrix products are most of the work."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,7 +11,7 @@ from ftjax import methods, tree
 from ftjax.models.transformer import abstract, sites
 from ftjax.objectives.classification import classification
 from ftjax.objectives.lm import causal_lm
-from ftjax.train.flops import peak_flops, step_flops
+from ftjax.train.flops import PEAK, peak_flops, peak_of, step_flops
 from tests.conftest import T5
 
 BATCH, LENGTH, SCORED, SOURCE = 4, 64, 48, 40
@@ -79,3 +81,23 @@ def test_a_lowest_site_high_in_its_layer_is_counted_as_a_scan_runs_it(make):
 
 def test_peak_of_this_machine_is_measured():
     assert 1e8 < peak_flops(1) < 1e16
+
+
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12), ("NVIDIA L40", None), ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("TPU v6 lite", 918e12), ("TPU7x", 1153.5e12), ("TPU v3", None),
+    ],
+)  # fmt: skip
+def test_peak_of_a_device_by_the_name_that_jax_gives_it(kind, peak):
+    assert peak_of(kind) == peak and all(peak_of(name) == rate for name, rate in PEAK.items())
+
+
+def test_peak_of_devices_without_a_data_sheet_is_not_known(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="NVIDIA RTX")])
+    assert peak_flops.__wrapped__(2) is None
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v5")] * 2)
+    assert peak_flops.__wrapped__(2) == 918e12

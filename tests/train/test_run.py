@@ -207,10 +207,14 @@ def test_a_checkpoint_holds_what_trains_alone(text_run):
     assert read_best(text_run[0]).keys() == {path.removeprefix("train/") for path in leaves}
 
 
-def test_a_run_starts_from_anothers_best_and_stops_early(configure, text_run, tmp_path):
+def test_a_run_starts_from_anothers_best_and_stops_early(configure, text_run, tmp_path, capfd):
+    """And there is a profile of the steps that it did."""
     fields = TEXT | {"warm_start": str(text_run[0]), "early_stopping": 2, "optimizer.learning_rate": 0.0}
+    fields |= {"profile_steps": 4}
     result = train(*configure("text", "lora", **fields | {"eval_every": 1, "log_every": 1}), tmp_path)
     assert result["steps"] == 3 and result["best"]["step"] == 1
+    assert any((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "profile  of 1 of 4 steps: it begins at step 3, and no more came" in capfd.readouterr().err
     assert result["best"]["value"] == pytest.approx(text_run[1]["best"]["value"], rel=1e-6)
     for path, x in read_best(text_run[0]).items():
         np.testing.assert_array_equal(read_best(tmp_path)[path], x)
@@ -276,6 +280,7 @@ def test_nothing_is_written_for_what_is_found_wrong(configure, tmp_path):
         ({"method.rank": 40}, "method.rank=40"),
         ({"task.max_length": 64}, "over the 32 positions"),
         ({"loss.reduction": "row"}, "loss.reduction='row'"),
+        ({"profile_steps": 11}, "profile_steps=11: give at most 10 of 12 steps"),
         ({"model.dropout": 1.0}, "model.dropout=1"),
         ({"task.columns.text": "body"}, "task.columns.text='body': set, but nothing in this run uses it"),
     ]
