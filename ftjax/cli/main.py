@@ -3,12 +3,11 @@
 import importlib
 import logging
 import os
-import re
 import sys
 
 from absl import flags
 
-from ftjax.errors import RunError, UserError
+from ftjax.errors import RunError, UserError, of_config
 from ftjax.files import bucket_errors
 from ftjax.lean import hide_torch
 
@@ -78,10 +77,7 @@ def main(argv: list[str]) -> int:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         if not isinstance(error, flags.Error) and not _from_config(error):
             raise
-        absent = next((each for each in (error, *error.args) if isinstance(each, KeyError)), None)
-        # absl carries a config file's error as the text of its traceback, whose last line says it
-        told = re.split(r"\n\w*Error: ", str(absent.args[0] if absent else error))[-1]
-        return _fail(f"--config has no such field: {told}" if absent else told)
+        return _fail(of_config(error))
     except RunError as error:
         print(f"ftjax: {error}", file=sys.stderr)
         return error.code
