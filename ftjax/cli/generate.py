@@ -6,7 +6,8 @@ ftjax generate --workdir=RUN --input=FILE.jsonl --output=OUT.jsonl continues eve
 --config.task.files will do). A line of OUT.jsonl is the row with `continuations` (texts, the best first), their
 `scores` (a beam's; else log-probabilities) and `tokens`. The same command goes on where a killed one stopped.
 
-With --chat a prompt is what a user says: it is put into the chat template of the run, or of the model's tokenizer.
+With --chat a prompt is what a user says: it is put into the chat template of the run, or of the model's tokenizer, or
+into --chat_template=plain|chatml|FILE.
 """
 
 import hashlib
@@ -64,6 +65,11 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool(
         "chat", False, "a prompt is what a user says, and an answer what the model says", flag_values=values
     )
+    flags.DEFINE_string(
+        "chat_template", None, "of --chat: plain, chatml or a Jinja file, in place of the run's or the tokenizer's",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string("system", None, "of --chat: what the system says first", flag_values=values)
     flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
@@ -100,6 +106,10 @@ def main(values: flags.FlagValues) -> None:
     files = {name: local(get(name), f"--{name}") for name in ("input", "output") if get(name)}
     if get("stream") and len(get("prompt")) != 1:
         raise UserError("--stream is for one --prompt")
+    given = {"template": get("chat_template"), "system": get("system")}
+    chat = {name: text for name, text in given.items() if text is not None}
+    if chat and not get("chat"):
+        raise UserError("--chat_template and --system are of --chat; give it too")
     from ftjax.decode.batches import continue_batches
     from ftjax.decode.stream import stream
     from ftjax.decode.text import Stops
@@ -109,8 +119,9 @@ def main(values: flags.FlagValues) -> None:
     ends, strings = stops_of(tokenizer, get("stop"))
     ends += get("stop_id")
     if get("chat"):
-        form = chat_format(tokenizer, **start.chat)
-        start, ends = start._replace(form=form), [*ends, tokenizer.convert_tokens_to_ids(form.stop())]
+        chat = start.chat | chat
+        form = chat_format(tokenizer, **chat)
+        start, ends = start._replace(form=form, chat=chat), [*ends, tokenizer.convert_tokens_to_ids(form.stop())]
     stops = Stops(strings, lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": get("max_new_tokens"), "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],

@@ -13,6 +13,7 @@ from ftjax.cli.generate import stops_of
 from ftjax.cli.main import main
 from ftjax.decode.records import appending
 
+PLAIN = "<|user|>\n\n<|assistant|>\n"  # what the template of that name puts around a prompt
 PROMPTS = ["abc", "the cat", "x", "once upon a time", "zz"]
 
 
@@ -179,6 +180,10 @@ def test_beams_of_a_file(answer):
     (["--prompt=a", "--stop="], ["empty"]),
     (["--prompt=a", "--stop=x<|endoftext|>"], ["--stop='x<|endoftext|>'", "<|endoftext|> is a special token"]),
     (["--prompt="], ["--prompt=''", "bos"]),
+    (["--prompt=a", "--chat"], ["no chat template", "--chat_template"]),
+    (["--prompt=a", "--system=b"], ["--chat"]),
+    (["--prompt=" + "a" * 60, "--chat", "--chat_template=plain"], [f"{60 + len(PLAIN)} tokens"]),
+    (["--prompt=" + "a" * 60, "--chat", "--chat_template=plain", "--system=Hi"], [f"{60 + len(PLAIN) + 14} tokens"]),
     (["--prompt=" + "a" * 60], ["60 tokens", "room for 58"]),
     (["--prompt=a", "--num_beams=2", "--do_sample"], ["num_beams=2"]),
     (["--prompt=a", "--num_return_sequences=2"], ["num_return_sequences=2"]),
