@@ -67,8 +67,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_integer("batch_size", 64, "texts at a time", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "max_length", None, "tokens of a text; a run's task.max_length, a sentence-transformers folder's max_seq_length, or"
-        " what the model has room for",
+        "max_length", None, "tokens of a text; a run's task.max_length, a sentence-transformers folder's own, or what"
+        " the model has room for",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_multi_string("query", [], "find what is nearest to this text; repeat for more", flag_values=values)

@@ -151,7 +151,7 @@ def chat_format(tokenizer: Any, template: str = "", system: str = "", learn: str
         raise UserError(f"task.learn={learn!r}: give {' or '.join(LEARN)}")
     if not template and not tokenizer.chat_template:
         raise UserError(
-            "the tokenizer has no chat template; set task.chat_template=plain, chatml or a Jinja file (of ftjax generate"
+            "the tokenizer has no chat template; set task.chat_template=plain, chatml or a Jinja file (ftjax generate"
             " --chat: --chat_template)"
         )
     text = TEMPLATES.get(template) or (read_text(template) if template else None)

@@ -32,7 +32,8 @@ def read_sentence(path_or_id: str | os.PathLike, pooling: str | None = None) -> 
     if not file.exists():
         return Sentence(pooling or "mean")
     try:
-        modules = {each["type"].rpartition(".")[2]: folder / each["path"] for each in json.loads(file.read_text("utf-8"))}
+        listed = json.loads(file.read_text("utf-8"))
+        modules = {each["type"].rpartition(".")[2]: folder / each["path"] for each in listed}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: a list of modules with type and path is needed ({error})") from None
     if pooling is None:
@@ -42,8 +43,8 @@ def read_sentence(path_or_id: str | os.PathLike, pooling: str | None = None) -> 
         names = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_") and on]
         if len(names) != 1 or names[0] not in POOLINGS:
             raise UserError(
-                f"{file}: pooling by {' and '.join(names) or 'nothing'}; here it is by one of {', '.join(POOLINGS)}; set"
-                " --pooling"
+                f"{file}: pooling by {' and '.join(names) or 'nothing'}; here it is by one of {', '.join(POOLINGS)};"
+                " set --pooling"
             )
         pooling = POOLINGS[names[0]]
     lengths = folder / "sentence_bert_config.json"

@@ -254,6 +254,9 @@ def test_a_run_s_vectors(run, folder, tmp_path, monkeypatch, caplog):
         model, params, tokenizer, ["cat sea the dog sea", "cat sea the old red sea"], pooling="first"
     )  # fmt: skip
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+    parts.around = parts.around._replace(left=(cat,), mask=tokenizer.mask_token_id)
+    code, _, err = run("--workdir=x", f"--output={tmp_path / 'out.npy'}", texts=["a [MASK]", "the dog"], model=False)
+    assert code == 2 and "in.txt:2: the method puts tokens next to a gap" in err[0] and "[MASK] alone" in err[0]
 
 
 @pytest.mark.parametrize("flags, words", [
