@@ -40,7 +40,9 @@ def read_sentence(path_or_id: str | os.PathLike, pooling: str | None = None) -> 
         if other := sorted(modules.keys() - MODULES):
             raise UserError(f"{file}: {', '.join(other)} is not here; --pooling gives the vectors without it")
         config = files.read_json(modules.get("Pooling", folder / "1_Pooling") / "config.json")
-        names = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_") and on]
+        names = [
+            key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on
+        ]
         if len(names) != 1 or names[0] not in POOLINGS:
             raise UserError(
                 f"{file}: pooling by {' and '.join(names) or 'nothing'}; here it is by one of {', '.join(POOLINGS)};"
