@@ -1,5 +1,7 @@
 """ftjax embed --model=NAME --input=FILE --output=OUT.jsonl|OUT.npy: a vector for each text of a file.
 
+A sentence-transformers folder is pooled, cut and normalised as its files say, where no flag says otherwise.
+
 ftjax embed --workdir=RUN ... takes a run's best checkpoint. --input is .txt, a text a line, or JSONL, CSV or TSV with a
 column `text` (--column names another). OUT.jsonl has the rows, each with its `vector`; with --level=word, its `words`
 and their `vectors`. OUT.npy is an array [rows, width].
@@ -58,12 +60,15 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_enum("level", "sentence", ["sentence", "word"], "what has a vector", flag_values=values)
     flags.DEFINE_enum(
         "pooling", None, ["mean", "first", "last", "max"], "of a text's tokens; mean, or as a run was trained for"
-        " similarity", flag_values=values,
+        " similarity, or as a sentence-transformers folder says", flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_bool("normalise", False, "vectors of length 1", flag_values=values)
+    flags.DEFINE_bool(
+        "normalise", None, "vectors of length 1; as a sentence-transformers folder says, else not", flag_values=values
+    )
     flags.DEFINE_integer("batch_size", 64, "texts at a time", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "max_length", None, "tokens of a text; a run's task.max_length, or what the model has room for",
+        "max_length", None, "tokens of a text; a run's task.max_length, a sentence-transformers folder's own, or what"
+        " the model has room for",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_multi_string("query", [], "find what is nearest to this text; repeat for more", flag_values=values)
@@ -195,19 +200,22 @@ def _embedder(get: Any, words: bool) -> Callable[..., Any]:
 
     from ftjax import hub
     from ftjax.decode.embed import embed, embed_words
+    from ftjax.hub.sentence import read_sentence
 
-    options: dict[str, Any] = {"normalise": get("normalise"), "batch_size": get("batch_size")}
+    options: dict[str, Any] = {"batch_size": get("batch_size")}
     if get("model"):
+        pooling, normalise, longest = read_sentence(get("model"), "mean" if words else get("pooling"))
         model, params = hub.load(get("model"), head="none")
-        tokenizer, longest, pooling = hub.tokenizer(get("model"), model.cfg.vocab_size), None, "mean"
+        tokenizer = hub.tokenizer(get("model"), model.cfg.vocab_size)
     else:
         from ftjax.train.restore import load_run
 
         f, parts = load_run(as_path(get("workdir")))
         model, params, tokenizer, longest = parts.model, parts.variables["params"], parts.tokenizer, f.task.max_length
         options |= {"adapters": parts.method.expand(parts.variables["adapters"], params), "around": parts.around}
-        pooling = model.cfg.pooling if model.cfg.head == "none" else "mean"
+        pooling, normalise = model.cfg.pooling if model.cfg.head == "none" else "mean", False
     options["max_length"] = get("max_length") or longest
+    options["normalise"] = normalise and not words if get("normalise") is None else get("normalise")
     if not words:
         return partial(embed, model, params, tokenizer, pooling=get("pooling") or pooling, **options)
     return partial(embed_words, model, params, tokenizer, **options)

@@ -6,12 +6,13 @@ with --json, one object a text: `text`, `filled`, and under `masks` a list of `p
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
+from ftjax.data.around import Around
 from ftjax.errors import UserError
 from ftjax.files import as_path
 
@@ -24,7 +25,7 @@ class Filler(NamedTuple):
     model: Any
     variables: Any
     tokenizer: Any
-    wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a text's
+    around: Around | None  # a method's tokens around a text's
     room: int  # tokens that a text may have
 
 
@@ -70,11 +71,10 @@ def _of_model(name: str) -> Filler:
             raise UserError(f"{name}: no head for masked words, for {', '.join(lost)} is missing; take a masked LM")
     model, params = hub.load(name, head="mlm")
     tokenizer = hub.tokenizer(name, model.cfg.vocab_size)
-    return Filler(model, {"params": params}, tokenizer, list, room(model, None, 0))
+    return Filler(model, {"params": params}, tokenizer, None, room(model, None, 0))
 
 
 def _of_run(workdir: Path) -> Filler:
-
     from ftjax.decode.generate import room
     from ftjax.models.transformer import MASKED
     from ftjax.train.restore import load_run
@@ -85,11 +85,8 @@ def _of_run(workdir: Path) -> Filler:
         raise UserError(f"{workdir}: task={f.task.name} trains no head for masked words; see {other}")
     params, around = parts.variables["params"], parts.around
     adapters = parts.method.expand(parts.variables["adapters"], params)
-
     most = room(parts.model, adapters, 0) - (around.size if around else 0)
-    return Filler(
-        parts.model, {"params": params, "adapters": adapters}, parts.tokenizer, around.closed if around else list, most
-    )
+    return Filler(parts.model, {"params": params, "adapters": adapters}, parts.tokenizer, around, most)
 
 
 def fill(filler: Filler, texts: list[str], top: int) -> list[dict[str, Any]]:
@@ -100,7 +97,6 @@ def fill(filler: Filler, texts: list[str], top: int) -> list[dict[str, Any]]:
         asked for than there are.
     """
     import jax
-    import numpy as np
 
     tokenizer, mask = filler.tokenizer, filler.tokenizer.mask_token_id
     if mask is None:
@@ -108,7 +104,7 @@ def fill(filler: Filler, texts: list[str], top: int) -> list[dict[str, Any]]:
     if top > filler.model.cfg.vocab_size:
         raise UserError(f"--top={top}: the model has {filler.model.cfg.vocab_size} words")
     tokens = [_tokens(filler, text) for text in texts]
-    rows = [filler.wrap(ids) for ids in tokens]
+    rows = [filler.around.closed(ids) if filler.around else ids for ids in tokens]
     ids = np.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id or 0, np.int32)
     real = np.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -144,6 +140,8 @@ def _tokens(filler: Filler, text: str) -> list[int]:
     tokens = tokenizer(text.replace(MASK, tokenizer.mask_token), verbose=False)["input_ids"]
     if tokenizer.mask_token_id not in tokens:
         raise UserError(f"{where}: no {MASK}; write it where a word is wanted")
+    if filler.around and not filler.around.fits(np.asarray(tokens)):
+        raise UserError(f"{where}: the run's method puts tokens next to one gap; write {MASK} once, or side by side")
     if len(tokens) > filler.room:
         raise UserError(f"{where}: {len(tokens)} tokens; the model has room for {filler.room}")
     return tokens

@@ -6,7 +6,8 @@ ftjax generate --workdir=RUN --input=FILE.jsonl --output=OUT.jsonl continues eve
 --config.task.files will do). A line of OUT.jsonl is the row with `continuations` (texts, the best first), their
 `scores` (a beam's; else log-probabilities) and `tokens`. The same command goes on where a killed one stopped.
 
-With --chat a prompt is what a user says: it is put into the chat template of the run, or of the model's tokenizer.
+With --chat a prompt is what a user says: it is put into the chat template of the run, or of the model's tokenizer, or
+into --chat_template=plain|chatml|FILE.
 """
 
 import hashlib
@@ -64,6 +65,11 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool(
         "chat", False, "a prompt is what a user says, and an answer what the model says", flag_values=values
     )
+    flags.DEFINE_string(
+        "chat_template", None, "of --chat: plain, chatml or a Jinja file, in place of the run's or the tokenizer's",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string("system", None, "of --chat: what the system says first", flag_values=values)
     flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
@@ -76,7 +82,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def define_decoding(values: flags.FlagValues, names: Iterable[str] = HELP) -> None:
     """The flags of how answers are decoded: those of `HELP` that are named, and what every command has."""
     flags.DEFINE_integer("batch_size", 8, "prompts decoded together", lower_bound=1, flag_values=values)
-    flags.DEFINE_multi_string("stop", [], "text that ends an answer, and is not in it; repeatable", flag_values=values)
+    flags.DEFINE_multi_string(
+        "stop", [], "text, or a special token, that ends an answer, and is not in it; repeatable", flag_values=values
+    )
     flags.DEFINE_integer("seed", 0, "of sampling", flag_values=values)
     flags.DEFINE_enum("early_stopping", "false", [*CHOICES], "when beams are done", flag_values=values)
     flags.DEFINE_enum("beam_rule", "transformers", ["transformers", "lora"], "whose search", flag_values=values)
@@ -98,17 +106,23 @@ def main(values: flags.FlagValues) -> None:
     files = {name: local(get(name), f"--{name}") for name in ("input", "output") if get(name)}
     if get("stream") and len(get("prompt")) != 1:
         raise UserError("--stream is for one --prompt")
+    given = {"template": get("chat_template"), "system": get("system")}
+    chat = {name: text for name, text in given.items() if text is not None}
+    if chat and not get("chat"):
+        raise UserError("--chat_template and --system are of --chat; give it too")
     from ftjax.decode.batches import continue_batches
     from ftjax.decode.stream import stream
     from ftjax.decode.text import Stops
 
     start = load(get("workdir") or get("model"), bool(get("workdir")))
-    tokenizer, eos = start.tokenizer, start.tokenizer.eos_token_id
-    ends = [*([] if eos is None else [eos]), *get("stop_id")]
+    tokenizer = start.tokenizer
+    ends, strings = stops_of(tokenizer, get("stop"))
+    ends += get("stop_id")
     if get("chat"):
-        form = chat_format(tokenizer, **start.chat)
-        start, ends = start._replace(form=form), [*ends, tokenizer.convert_tokens_to_ids(form.stop())]
-    stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
+        chat = start.chat | chat
+        form = chat_format(tokenizer, **chat)
+        start, ends = start._replace(form=form, chat=chat), [*ends, tokenizer.convert_tokens_to_ids(form.stop())]
+    stops = Stops(strings, lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": get("max_new_tokens"), "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
         "beam_rule": get("beam_rule"),
@@ -156,6 +170,23 @@ def load(name: str, is_run: bool) -> Start:
     start = parts.setting.decoder_start
     chat = {"template": f.task.chat_template, "system": f.task.system} if f.task.name == "chat" else {}
     return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start, chat)
+
+
+def stops_of(tokenizer: Any, texts: Iterable[str]) -> tuple[list[int], list[str]]:
+    """The ids that end an answer, the eos and those of stops that are a special token, and the other stops, which are
+    looked for in its text.
+
+    Raises:
+      UserError: a special token in one of these: answers are read without.
+    """
+    known = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    known |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
+    strings = [text for text in texts if text not in known]
+    for text in strings:
+        if inside := [token for token in known if token in text]:
+            raise UserError(f"--stop={text!r}: {inside[0]} is a special token, which no text has; give it alone")
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [*eos, *(known[text] for text in texts if text in known)], strings
 
 
 def checksum(start: Start) -> int:

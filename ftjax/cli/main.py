@@ -3,12 +3,11 @@
 import importlib
 import logging
 import os
-import re
 import sys
 
 from absl import flags
 
-from ftjax.errors import RunError, UserError
+from ftjax.errors import RunError, UserError, of_config
 from ftjax.files import bucket_errors
 from ftjax.lean import hide_torch
 
@@ -34,9 +33,16 @@ COMMANDS = {
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point of the console script; exits 0, 1 (the run failed), 2 (bad input), 143 (SIGTERM, all is saved)."""
+    """Entry point of the console script; exits 0, 1 (the run failed), 2 (bad input), 141 (nobody reads on, as behind
+    `| head`), 143 (SIGTERM, all is saved)."""
     hide_torch()
-    sys.exit(main(sys.argv[1:] if argv is None else argv))
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at the end
+        code = 141
+    sys.exit(code)
 
 
 def main(argv: list[str]) -> int:
@@ -71,9 +77,7 @@ def main(argv: list[str]) -> int:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         if not isinstance(error, flags.Error) and not _from_config(error):
             raise
-        # absl carries a config file's error as the text of its traceback, whose last line says it
-        told = re.split(r"\n\w*Error: ", str(error))[-1].strip("'\"")
-        return _fail(told.replace("\\n", " ").replace("\\'", "'"))  # a KeyError's text is quoted twice
+        return _fail(of_config(error))
     except RunError as error:
         print(f"ftjax: {error}", file=sys.stderr)
         return error.code

@@ -40,12 +40,12 @@ def main(values: flags.FlagValues) -> None:
     f, parts = runs[0]
     adapters = parts.variables["adapters"]
     if len(runs) > 1 or weights != [1.0]:
-        bases = {run.model.path for run, _ in runs}
+        bases = {_base(run) for run, _ in runs}
         trained = {path for _, one in runs for path, name in tree.flatten(one.labels).items() if name != tree.FREEZE}
         whole = any(path.startswith("params/") for path in trained)
         if len(bases) > 1 or whole or any(changes_base(run.warm_start) for run, _ in runs):
             raise UserError(
-                f"a weighted sum is of LoRA runs on one base ({', '.join(sorted(bases))}) that train nothing of it, nor"
+                f"a weighted sum is of LoRA runs on one base ({'; '.join(sorted(bases))}) that train nothing of it, nor"
                 " a head; merge them one by one"
             )
         each = [one.method.expand(one.variables["adapters"], one.variables["params"]) for _, one in runs]
@@ -53,3 +53,9 @@ def main(values: flags.FlagValues) -> None:
     merged = parts.method.merge(parts.variables["params"], adapters, parts.model.cfg)
     save_model(f, parts, merged, folder, workdirs)
     print(f"{folder}: {tree.count(merged):,} parameters, {f.method.name} merged into {f.model.path}")
+
+
+def _base(f: Any) -> str:
+    """What a run's base weights are of."""
+    layers = f", layers {', '.join(map(str, f.model.layers))}" if f.model.layers else ""
+    return f"{f.model.path}{layers}{f', random by seed={f.seed}' if f.model.init == 'random' else ''}"

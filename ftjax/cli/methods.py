@@ -1,4 +1,7 @@
-"""ftjax methods [--model=NAME]: the fine-tuning methods, and what each trains of a model with its default fields."""
+"""ftjax methods [--model=NAME]: the fine-tuning methods, and what each trains of a model with its default fields.
+
+Of the model config.json alone is read.
+"""
 
 from typing import Any
 
@@ -16,6 +19,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Prints a table."""
+    import jax
+
     from ftjax import hub, tree
     from ftjax.methods import METHODS, Context, trainable_leaves
     from ftjax.models.transformer import sites
@@ -23,7 +28,16 @@ def main(values: flags.FlagValues) -> None:
     get: Any = lambda name: values[name].value  # noqa: E731
     get_config = run_config(get("config"))
     fields = lambda name: get_config(f"method={name}").method  # noqa: E731
-    model, params = hub.load(get("model"))
+    models = []
+
+    def load() -> Any:
+        model, params = hub.load(get("model"))
+        models.append(model)
+        return params
+
+    with hub.without_weights():
+        params = jax.eval_shape(load)
+    [model] = models
     total, context = tree.count(params), Context(model.cfg, params, sites(model))
     rows = [("method", "paper", "trains", "share", "merges", "step 0")]
     for name, method in METHODS.items():

@@ -20,18 +20,31 @@ POSITIONAL = 1  # an experiment's file
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
-    """The command's flags."""
-    from ftjax.cli.flags import define_config, define_fields
+    """The command's flags: a run's, or a table's where a file is named that is no flag's value."""
+    from ftjax.cli.flags import define_config
+
+    table = flags.FlagValues()
+    _define_table(table, argv)
+    if any(arg.endswith(".py") for arg in table(["ftjax plan", *argv], known_only=True)[1:]):
+        _define_table(values, argv)
+        return
+    _define_machine(values)
+    define_config(values, argv)
+
+
+def _define_table(values: flags.FlagValues, argv: list[str]) -> None:
+    from ftjax.cli.flags import define_fields
     from ftjax.sweep.trial import SCALES
 
-    values.set_gnu_getopt(True)
-    flags.DEFINE_string("topology", None, "the machine to compile for, as v5e:4x4 or h200:8", flag_values=values)
-    if not _experiment(argv):
-        define_config(values, argv)
-        return
+    _define_machine(values)
     flags.DEFINE_enum("scale", "nano", SCALES, "of the experiment's trials", flag_values=values)
     flags.DEFINE_string("config", "configs/default.py", "the config file of all trials", flag_values=values)
     define_fields(values, argv, "config")
+
+
+def _define_machine(values: flags.FlagValues) -> None:
+    values.set_gnu_getopt(True)
+    flags.DEFINE_string("topology", None, "the machine to compile for, as v5e:4x4 or h200:8", flag_values=values)
 
 
 def main(values: flags.FlagValues, *experiment: str) -> None:
@@ -70,7 +83,3 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
         raise UserError(". ".join([f"{len(wrong)} of {len(plans)} cannot be planned: {'; '.join(wrong)}", *told]))
     if told:
         raise RunError(told[0])
-
-
-def _experiment(argv: list[str]) -> bool:
-    return any(arg.endswith(".py") and not arg.startswith("-") for arg in argv)

@@ -108,4 +108,4 @@ class Writer:
         found = continue_batches(
             start.model, start.params, numbered, batch_size=self._batch_size, stops=stops, **options
         )
-        return [Written(one.text, len(one.tokens) < options["max_new_tokens"]) for _, (one, *_) in found]
+        return [Written(one.text, one.ended) for _, (one, *_) in found]

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ftjax.cli.flags import define_config, read_config
-from ftjax.cli.generate import CHOICES, HELP, define_decoding, load, tokens_of
+from ftjax.cli.generate import CHOICES, HELP, define_decoding, load, stops_of, tokens_of
 from ftjax.errors import UserError
 from ftjax.files import check_other, local, write_json, write_rows
 
@@ -228,10 +228,11 @@ def _answers(
             f"distill.teacher={name}: a prompt has {longest} tokens; with --max_new_tokens={new} there is room for"
             f" {most}"
         )
-    stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
+    ends, strings = stops_of(tokenizer, get("stop"))
+    stops = Stops(strings, lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": new, "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
-        "beam_rule": get("beam_rule"), "eos_token_id": tokenizer.eos_token_id,
+        "beam_rule": get("beam_rule"), "eos_token_id": ends,
         "decoder_start_token_id": start.decoder_start, **{name: get(name) for name in HELP},
         "top_k": get("top_k") or 0,
     }  # fmt: skip

@@ -49,17 +49,23 @@ class Around(NamedTuple):
         Raises:
           UserError: a text without the one gap that something goes next to.
         """
-        gap = [first, first]
-        if self.left or self.right:
-            masks = np.flatnonzero(tokens == self.mask)
-            if not len(masks) or masks[-1] - masks[0] >= len(masks):
-                raise UserError(
-                    "method.template: there is not one gap in this text for {mask}; write {text}, or take an objective"
-                    " of gaps (cloze, words) and a masked model"
-                )
-            gap = [int(masks[0]), int(masks[-1]) + 1]
+        if not self.fits(tokens):
+            raise UserError(
+                "method.template: there is not one gap in this text for {mask}; write {text}, or take an objective of"
+                " gaps (cloze, words) and a masked model"
+            )
+        gap = self._gap(tokens) if self.left or self.right else [first, first]
         sides = (self.before, self.left, self.right, self.after)
         return np.repeat([first, *gap, max(first, last)], [len(side) for side in sides]).tolist()
+
+    def fits(self, tokens: np.ndarray) -> bool:
+        """Whether a text has the one gap, of masks side by side, that something goes next to."""
+        return not (self.left or self.right) or len(self._gap(tokens)) == 2
+
+    def _gap(self, tokens: np.ndarray) -> list[int]:
+        masks = np.flatnonzero(tokens == self.mask)
+        one = len(masks) and masks[-1] - masks[0] < len(masks)
+        return [int(masks[0]), int(masks[-1]) + 1] if one else []
 
     def start(self, tokens: Sequence[int] | np.ndarray) -> int:
         """Where what comes before the text goes."""

@@ -150,7 +150,10 @@ def chat_format(tokenizer: Any, template: str = "", system: str = "", learn: str
     if learn not in LEARN:
         raise UserError(f"task.learn={learn!r}: give {' or '.join(LEARN)}")
     if not template and not tokenizer.chat_template:
-        raise UserError("the tokenizer has no chat template; set task.chat_template=plain, chatml or a Jinja file")
+        raise UserError(
+            "the tokenizer has no chat template; set task.chat_template=plain, chatml or a Jinja file (ftjax generate"
+            " --chat: --chat_template)"
+        )
     text = TEMPLATES.get(template) or (read_text(template) if template else None)
     name = f"task.chat_template={template}" if template else "the tokenizer's chat template"
     return Format(tokenizer, name, text, system, learn)

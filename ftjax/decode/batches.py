@@ -16,6 +16,7 @@ class Continuation(NamedTuple):
     tokens: list[int]
     score: float
     text: str  # up to a stop string; empty without `stops`, which say how tokens are read
+    ended: bool  # by an end token or a stop string; else there was room for no more
 
 
 def bucket(length: int, smallest: int = 16) -> int:
@@ -65,8 +66,9 @@ def continue_batches(
         examples = [*numbers, *[numbers[0]] * (batch_size - len(numbers))]
         asked = request(model, params, *lay(chunk, batch_size), example_ids=examples, **options)
         for row, (number, *sequences) in enumerate(zip(numbers, *finish(asked))):
-            found = []
+            found, reader = [], asked.readers[row] if asked.readers else None
             for tokens, length, score in zip(*sequences):
                 kept = asked.cut(tokens[:length])
-                found.append(Continuation(kept, float(score), asked.readers[row].text(kept) if asked.readers else ""))
+                ended = len(kept) < asked.new or bool(reader and reader.length(kept, len(kept) - 1))
+                found.append(Continuation(kept, float(score), "" if reader is None else reader.text(kept), ended))
             yield number, found

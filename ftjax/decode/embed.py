@@ -89,6 +89,12 @@ def _vectors(
     if encoded.truncated:
         log.warning("%d of %d texts are cut to %d tokens", encoded.truncated, len(texts), out.max_length)
     if around:
+        for row in range(len(texts)):
+            if not around.fits(encoded[row].tokens):
+                raise UserError(
+                    f"{out.place(row)}: the method puts tokens next to a gap, so it applies to texts with one"
+                    f" {tokenizer.mask_token} alone; take a model or a run without"
+                )
         encoded = insert(encoded, around, chunked=False)
     check_adapters(model, adapters or {}, encoded[0].tokens[None])
     loader = Loader(

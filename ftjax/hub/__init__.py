@@ -144,7 +144,11 @@ def _load(
     tensors = {} if init == "random" else names.normalise(family, files.read_weights(folder))
     if head in CLASSIFIERS:
         stored = family.heads[head].weights["classifier/kernel"].name
-        theirs = tensors[stored].shape[0] if stored in tensors and own == head else 0
+        theirs = 0
+        if own == head and init == "random":
+            theirs = len(hf.get("id2label", "01"))  # transformers does not write the names of two
+        elif own == head and stored in tensors:
+            theirs = tensors[stored].shape[0]
         if theirs != (classes or theirs) or own != head:  # another classifier than the file's
             own = None
             tensors = {name: x for name, x in tensors.items() if name.rpartition(".")[0] != stored.rpartition(".")[0]}

@@ -49,7 +49,9 @@ def resolve(path_or_id: str | os.PathLike, weights: bool = True) -> Path:
 
     patterns: list[str] = [*TEXT, *([WEIGHTS, SHARDS] if weights else [])]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        # of folders, none but those of sentence-transformers' modules, 1_Pooling, ...
+        others = ["[!0-9]*/*", "*/*.safetensors"]
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
     except (OSError, ValueError) as error:  # hub errors are OSErrors: offline, no such repository, no access
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{name!r}: no such directory, and the hub gave none: {reason[0]}") from error

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import ftjax
-from ftjax.errors import UserError
+from ftjax.errors import UserError, of_config
 from ftjax.files import finite
 from ftjax.lean import show_torch
 from ftjax.train.fields import leaves
@@ -207,9 +206,7 @@ def resolve(told: Sequence[str]) -> ConfigDict:
         config: Any = values["config"].value
         return config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # absl carries a config file's error as the text of its traceback, whose last line says it
-        text = re.split(r"\n\w*Error: ", str(error))[-1]
-        raise UserError(" ".join(text.split()).strip("'\"")) from None
+        raise UserError(" ".join(of_config(error).split())) from None
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """`ftjax embed`: vectors of transformers' hidden states, whatever the order and the padding; files, search, errors."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from huggingface_hub.utils import filter_repo_objects
 
 import ftjax
 from ftjax import hub
@@ -166,6 +169,43 @@ def test_files(run, tmp_path, loaded):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "in.txt", "out.jsonl", "out.npy"]
 
 
+def test_a_sentence_transformers_folder(run, tmp_path, loaded, folder):
+    path, out = shutil.copytree(folder("bert"), tmp_path / "st"), tmp_path / "out.npy"
+
+    def write(pooling, *modules, **length):
+        listed = [("Transformer", ""), ("Pooling", "1_Pooling"), *((name, "2_" + name) for name in modules)]
+        rows = [{"type": f"sentence_transformers.models.{name}", "path": part} for name, part in listed]
+        (path / "modules.json").write_text(json.dumps(rows))
+        (path / "1_Pooling").mkdir(exist_ok=True)
+        (path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **pooling}))
+        (path / "sentence_bert_config.json").write_text(json.dumps(length))
+
+    def vectors(*flags):
+        code, _, err = run(f"--model={path}", f"--output={out}", *flags, model=False)
+        return np.load(out) if code == 0 else err[0]
+
+    write({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "Normalize", max_seq_length=6)
+    embed = partial(ftjax.embed, *loaded("bert")[:3], TEXTS)
+    np.testing.assert_array_equal(vectors(), embed(pooling="first", normalise=True, max_length=6))
+    flags = ["--pooling=max", "--nonormalise", "--max_length=7"]
+    np.testing.assert_array_equal(vectors(*flags), embed(pooling="max", max_length=7))
+    write({"pooling_mode_lasttoken": True}, "Dense")
+    assert "modules.json: Dense is not here; --pooling" in vectors()
+    np.testing.assert_array_equal(vectors("--pooling=max"), embed(pooling="max"))
+    write({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": True})
+    assert "pooling by max_tokens and mean_tokens; here it is by one of cls_token" in vectors()
+
+
+def test_what_of_a_hub_s_folders_is_read(monkeypatch):
+    """The settings of sentence-transformers' modules, and no other weights than the model's."""
+    there = ["config.json", "1_Pooling/config.json", "2_Dense/model.safetensors", "onnx/config.json", "a/1_b/c.json"]
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, **patterns: "/".join(["", *filter_repo_objects(there, **patterns)]),
+    )
+    assert str(hub.files.resolve("a/b", weights=False)) == "/config.json/1_Pooling/config.json"
+
+
 def test_words_in_files(run, tmp_path, loaded):
     code, _, err = run(f"--output={tmp_path / 'out.jsonl'}", "--level=word")
     assert code == 0 and not err
@@ -214,6 +254,9 @@ def test_a_run_s_vectors(run, folder, tmp_path, monkeypatch, caplog):
         model, params, tokenizer, ["cat sea the dog sea", "cat sea the old red sea"], pooling="first"
     )  # fmt: skip
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+    parts.around = parts.around._replace(left=(cat,), mask=tokenizer.mask_token_id)
+    code, _, err = run("--workdir=x", f"--output={tmp_path / 'out.npy'}", texts=["a [MASK]", "the dog"], model=False)
+    assert code == 2 and "in.txt:2: the method puts tokens next to a gap" in err[0] and "[MASK] alone" in err[0]
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -1,6 +1,9 @@
 """Bad input on the command line: one line that names the thing and the mend, exit code 2, nothing half-written."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,7 +74,7 @@ def test_unknown_axis(train):
 
 
 def test_unknown_field(train):
-    expect(train("task=reverse", "--config.method.ranks=4"), "rank")
+    expect(train("task=reverse", "--config.method.ranks=4"), "--config has no such field: 'ranks'")
 
 
 def test_unused_field(train):
@@ -148,7 +151,7 @@ def test_workdir_of_another_config_and_a_tokenizer_without_pad(train):
     [
         ([], "usage"),
         (["dance"], "dance"),
-        (["train", "--colour=red"], "colour"),
+        (["train", "--colour=red"], "Unknown command line flag 'colour'\n"),
         (["train", "stray"], "stray"),
         (["eval"], "--workdir"),
         (["eval", "--workdir=nowhere"], "nowhere"),
@@ -180,6 +183,15 @@ TEACH = ["teach", "--config=configs/default.py:distill=token", "--config.distill
 def test_what_is_no_run_does_not_lie_in_a_bucket(capsys, argv):
     assert main(argv) == 2
     assert f"{argv[-1]}: give a path of this machine" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_read_enough():
+    """As behind `| head`: no traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "ftjax", "help"], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "generate"])

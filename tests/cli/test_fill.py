@@ -100,6 +100,9 @@ def test_a_run_s_words_around_the_text(run, directory, monkeypatch):
     assert run("--workdir=x", f"--text={text}", model=None)[0] == 0
     code, _, err = run("--workdir=x", f"--text=the {text}", model=None)
     assert code == 2 and "22 tokens" in err[0] and "room for 21" in err[0]
+    parts.around = parts.around._replace(left=(cat,), mask=tokenizer.mask_token_id)
+    code, _, err = run("--workdir=x", "--text=the [MASK]", "--text=a [MASK] a [MASK]", model=None)
+    assert code == 2 and "--text='a [MASK] a [MASK]': the run's method puts tokens next to one gap" in err[0]
 
 
 def test_a_run_without_the_head(run, make, monkeypatch):

@@ -6,11 +6,14 @@ import shutil
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import ftjax
+from ftjax.cli.generate import stops_of
 from ftjax.cli.main import main
 from ftjax.decode.records import appending
 
+PLAIN = "<|user|>\n\n<|assistant|>\n"  # what the template of that name puts around a prompt
 PROMPTS = ["abc", "the cat", "x", "once upon a time", "zz"]
 
 
@@ -69,6 +72,15 @@ def test_stops(run):
     letter = out[len("abc") + 2]
     code, cut, _ = run("--prompt=abc", "--do_sample", "--seed=3", "--temperature=5", f"--stop={letter}")
     assert code == 0 and cut.rstrip("\n") == "abc" + out[len("abc") :].split(letter)[0]
+
+
+def test_stops_that_are_special_tokens():
+    """By their ids, whether or not the tokenizer has a name for them."""
+    made = Tokenizer(models.WordLevel({"a": 0, "<eos>": 1, "<|eot_id|>": 2, "<b>": 3}, unk_token="a"))
+    made.add_special_tokens(["<eos>", "<|eot_id|>"])
+    made.add_tokens(["<b>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>")
+    assert stops_of(tokenizer, ["a", "<|eot_id|>", "<b>"]) == ([1, 2], ["a", "<b>"])
 
 
 def test_a_file_of_answers_is_gone_on_with(answer):
@@ -164,8 +176,14 @@ def test_beams_of_a_file(answer):
     (["--prompt=a", "--prompt=b", "--stream"], ["one --prompt"]),
     (["--prompt=a", "--stream", "--num_beams=2"], ["only one sequence"]),
     (["--prompt=a", "--stop=x", "--num_beams=2"], ["stop ids"]),
+    (["--prompt=a", "--stop=<|endoftext|>", "--num_beams=2", "--stop_id=257"], ["257"]),  # it is no string
     (["--prompt=a", "--stop="], ["empty"]),
+    (["--prompt=a", "--stop=x<|endoftext|>"], ["--stop='x<|endoftext|>'", "<|endoftext|> is a special token"]),
     (["--prompt="], ["--prompt=''", "bos"]),
+    (["--prompt=a", "--chat"], ["no chat template", "--chat_template"]),
+    (["--prompt=a", "--system=b"], ["--chat"]),
+    (["--prompt=" + "a" * 60, "--chat", "--chat_template=plain"], [f"{60 + len(PLAIN)} tokens"]),
+    (["--prompt=" + "a" * 60, "--chat", "--chat_template=plain", "--system=Hi"], [f"{60 + len(PLAIN) + 14} tokens"]),
     (["--prompt=" + "a" * 60], ["60 tokens", "room for 58"]),
     (["--prompt=a", "--num_beams=2", "--do_sample"], ["num_beams=2"]),
     (["--prompt=a", "--num_return_sequences=2"], ["num_return_sequences=2"]),

@@ -1,6 +1,7 @@
 """`ftjax import` makes a run of a PEFT adapter, `ftjax export` writes one, or a merged model."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -114,6 +115,17 @@ def test_a_run_of_a_lora(base, adapter, tmp_path, capsys):
         theirs = merged(torch.tensor(IDS)).logits.numpy()
     np.testing.assert_allclose(theirs, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
     assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")) == 257
+
+    halves = ["--weights=0.5,0.5", f"--output={tmp_path / 'sum'}"]
+    assert main(["merge", f"--workdir={run}", f"--workdir={run}", *halves]) == 0
+    whole, both = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "sum"))
+    assert all(np.allclose(both[name], x, rtol=0, atol=1e-6) for name, x in whole.items()) and set(both) == set(whole)
+    other = shutil.copytree(run, tmp_path / "other")
+    written = json.loads((other / "config.json").read_text())
+    for changed, told in ({"init": "random"}, "random by seed=3"), ({"layers": [1, 0]}, "layers 1, 0"):
+        (other / "config.json").write_text(json.dumps({**written, "model": {**written["model"], **changed}}))
+        assert main(["merge", f"--workdir={run}", f"--workdir={other}", *halves]) == 2
+        assert f"({model}; {model}, {told})" in capsys.readouterr().err
 
 
 def test_a_run_of_a_classifier(base, adapter, tmp_path, capsys):

@@ -12,6 +12,7 @@ from ftjax.decode.batches import bucket, continue_batches, generate_batches
 from ftjax.decode.beam import beam_search
 from ftjax.decode.generate import continuations
 from ftjax.decode.loop import advance, start
+from ftjax.decode.text import Stops
 from ftjax.errors import UserError
 from ftjax.hub import tokenizer
 from ftjax.methods.batched import batched
@@ -30,6 +31,11 @@ VARIANTS = {
     "mqa, learned positions": BASE.replace(num_kv_heads=1),
 }
 T, NEW = 6, 8
+
+
+def spell(tokens):
+    """A letter a token."""
+    return "".join(chr(ord("A") + t) for t in tokens)
 
 
 @flax.struct.dataclass
@@ -207,6 +213,10 @@ def test_batches_and_seeds():
     numbered = list(enumerate(texts))[1:4]
     several = dict(continue_batches(model, params, numbered, batch_size=3, num_return_sequences=2, **options))
     assert [several[i][0].tokens for i in range(1, 4)] == together[1:4] and {len(x) for x in several.values()} == {2}
+    stop = Stops([spell(together[0][-2:])], spell)  # completed by the first one's last token
+    stopped = dict(continue_batches(model, params, list(enumerate(texts[:4])), batch_size=4, stops=stop, **options))
+    assert [stopped[i][0].tokens for i in range(4)] == together[:4] and {len(tokens) for tokens in together[:4]} == {8}
+    assert [stopped[i][0].ended for i in range(4)] == [True, False, False, False]
     assert [bucket(n) for n in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, 64]
     with pytest.raises(UserError, match="without a token: 1"):
         generate_batches(model, params, [[3], []], batch_size=2, max_new_tokens=2)

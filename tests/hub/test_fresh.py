@@ -77,12 +77,14 @@ def test_other_shapes(folder, config, tmp_path):
     assert same(ftjax.load(tmp_path / "x")[1], params) == set(tree.flatten(params))
 
 
-def test_a_random_classifier(bert):
+def test_a_random_classifier(bert, tmp_path):
     model, params = ftjax.load(bert, init="random", head="classification", num_classes=3)
     assert params["classifier"]["kernel"].shape == (24, 3) and params["classifier"]["kernel"].any()
     assert model.cfg.pooler == "dense" and "transform" not in params
     with pytest.raises(UserError, match="needs num_classes"):
         ftjax.load(bert, init="random", head="classification")
+    ftjax.save(tmp_path, model, params)  # whose config.json names three classes
+    assert ftjax.load(tmp_path, init="random")[0].cfg.num_classes == 3
 
 
 def test_what_a_random_start_needs(bert, tmp_path):

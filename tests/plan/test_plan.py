@@ -4,9 +4,11 @@ import json
 
 import jax
 import pytest
+from absl import flags
 
 from ftjax import tree
 from ftjax.cli.main import main
+from ftjax.cli.plan import define
 from ftjax.errors import RunError, UserError
 from ftjax.parallel.mesh import make_mesh, shardings
 from ftjax.plan import Machine, aot, describe, get_machine, machines, make_program, plan_of, table
@@ -199,6 +201,17 @@ def test_the_command(llama, capsys, monkeypatch):
         assert main(["plan", told, f"--topology={name}"]) == 2
         err = capsys.readouterr().err
         assert f"pip install 'ftjax[{package}]'" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv, of_a_table", [
+    (["--config", "configs/default.py", "--topology", "h200:8"], False),
+    (["--config", "configs/default.py", "experiments/kim_rush.py"], True),
+    (["--config.steps=3", "--topology=h200:8", "a.py"], True), (["--config.steps", "3"], False),
+])  # fmt: skip
+def test_a_flags_value_is_no_experiment(argv, of_a_table):
+    values = flags.FlagValues()
+    define(values, argv)
+    assert ("scale" in values) == of_a_table
 
 
 def test_a_trial_that_cannot_be_planned_leaves_the_others(capsys):
