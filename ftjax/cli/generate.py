@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ftjax.data.chat import Format, chat_format
+from ftjax.data.encode import prompt_ids
 from ftjax.data.tasks.task import Chat
 from ftjax.decode.options import Options
 from ftjax.errors import UserError
@@ -169,14 +170,18 @@ def checksum(start: Start) -> int:
 
 
 def tokens_of(start: Start, text: str, where: str) -> list[int]:
-    """A prompt's ids; UserError where it has none, or is no text."""
+    """A prompt's ids, as training encodes it; UserError where it has none, or is no text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: character {error.start + 1} of the prompt is half a surrogate pair") from None
     if start.form:
-        return start.wrap(start.form.ids(start.form.question(Chat((("user", text),)), where)))
-    tokens = start.tokenizer(text)["input_ids"] or [start.tokenizer.bos_token_id]
+        text = start.form.question(Chat((("user", text),)), where)
+    if start.model.cfg.encoder is None:
+        tokens = prompt_ids(text, start.tokenizer)
+    else:  # an eos that the text ends in is the tokenizer's
+        tokens = start.tokenizer(text.removesuffix(start.tokenizer.eos_token or ""), verbose=False)["input_ids"]
+    tokens = tokens or [start.tokenizer.bos_token_id]
     if tokens == [None]:
         raise UserError(f"{where}: an empty prompt, and the tokenizer has no token to begin with (bos)")
     return start.wrap(tokens)

@@ -5,11 +5,17 @@ import json
 import shutil
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import ftjax
+from ftjax.cli.generate import Start, tokens_of
 from ftjax.cli.main import main
+from ftjax.data.encode import encode_lm, encode_seq2seq
+from ftjax.data.encoded import Collector
+from ftjax.data.tasks.task import Text
+from ftjax.data.tokenizer import train_tokenizer
 from ftjax.decode.records import appending
+from ftjax.train.evaluate import prompt_of
 
 PROMPTS = ["abc", "the cat", "x", "once upon a time", "zz"]
 
@@ -62,6 +68,26 @@ def test_text(run):
     assert code == 0 and out.startswith("abc") and "the cat" in out
     code, streamed, _ = run("--prompt=abc", "--do_sample", "--seed=3", "--stream")
     assert code == 0 and streamed.startswith("abc") and out.startswith(streamed)
+
+
+@pytest.mark.parametrize("added", ["$A </s>", "</s> $A", "<pad> $A </s>", "$A"])  # </s> and <pad> are bos in turn
+def test_a_prompt_is_encoded_as_in_training(make, tmp_path, added):
+    (tmp_path / "text.txt").write_text("the cat sat on a mat, a cat\n" * 20)
+    tokenizer = train_tokenizer("unigram", [tmp_path / "text.txt"], 40)
+    assert tokenizer("cat")["input_ids"][-1] == tokenizer.eos_token_id
+    tokenizer.bos_token = "<pad>" if added.startswith("<pad>") else "</s>"
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<pad>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(added, special_tokens=special)
+    texts = [Text(prompt, " a mat") for prompt in ("the cat sat", f"{tokenizer.bos_token}the cat")]
+    starts = {name: Start(make(name).model, {}, None, {}, tokenizer, list, 0, {}) for name in ("gpt2", "t5")}
+
+    encoded = encode_lm(texts, tokenizer, Collector(40))
+    for i, text in enumerate(texts):
+        assert tokens_of(starts["gpt2"], text.prompt, "") == prompt_of(encoded, i)
+    encoded = encode_seq2seq(texts, tokenizer, 0, Collector(40))
+    for i, text in enumerate(texts):
+        assert tokens_of(starts["t5"], text.prompt, "") == prompt_of(encoded, i)
+    assert tokens_of(starts["t5"], "the cat</s>", "") == tokens_of(starts["t5"], "the cat", "")  # no second eos
 
 
 def test_stops(run):
