@@ -11,7 +11,7 @@ With --chat a prompt is what a user says: it is put into the chat template of th
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ HELP = {
     "num_beams": "beams to search",
     "length_penalty": "a beam's score is its log-probability / length ** this",
 }
+FORCED = {"forced_bos_token_id": "first", "forced_eos_token_id": "last"}
 CHOICES = {"false": False, "true": True, "never": "never"}
 
 
@@ -52,6 +53,8 @@ class Start(NamedTuple):
     wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a prompt's
     decoder_start: int | None  # the first token of an encoder-decoder's decoder
     chat: dict[str, str]  # the template and the system's message of what is said to it
+    ends: tuple[int, ...] = ()  # the tokens that end an answer
+    forced: Mapping[str, Any] = {}  # the first and the last token of an answer
     form: Format | None = None  # where a prompt is said, and not gone on with
 
 
@@ -67,10 +70,15 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
-    flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
+    flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the model's", flag_values=values)
     flags.DEFINE_integer(
         "decoder_start_token_id", None, "of an encoder-decoder; by default config.json's", flag_values=values
     )
+    for name, which in FORCED.items():
+        flags.DEFINE_integer(
+            name, None, f"the {which} token, whatever the model says, -1: none; by default generation_config.json's or"
+            " config.json's", flag_values=values,
+        )  # fmt: skip
     define_decoding(values)
 
 
@@ -104,8 +112,8 @@ def main(values: flags.FlagValues) -> None:
     from ftjax.decode.text import Stops
 
     start = load(get("workdir") or get("model"), bool(get("workdir")))
-    tokenizer, eos = start.tokenizer, start.tokenizer.eos_token_id
-    ends = [*([] if eos is None else [eos]), *get("stop_id")]
+    tokenizer, ends = start.tokenizer, [*start.ends, *get("stop_id")]
+    forced = {name: {None: start.forced[name], -1: None}.get(get(name), get(name)) for name in FORCED}
     if get("chat"):
         form = chat_format(tokenizer, **start.chat)
         start, ends = start._replace(form=form), [*ends, tokenizer.convert_tokens_to_ids(form.stop())]
@@ -115,7 +123,7 @@ def main(values: flags.FlagValues) -> None:
         "beam_rule": get("beam_rule"),
         "decoder_start_token_id": start.decoder_start if get("decoder_start_token_id") is None
         else get("decoder_start_token_id"),
-        "eos_token_id": ends, **{name: get(name) for name in HELP},
+        "eos_token_id": ends, **forced, **{name: get(name) for name in HELP},
     }  # fmt: skip
     if files:
         _answer_file(start, files["input"], files["output"], get("batch_size"), stops, get("stop"), options)
@@ -146,16 +154,20 @@ def load(name: str, is_run: bool) -> Start:
 
     if not is_run:
         model, params = hub.load(name, head="lm")
-        start = hub.decoder_start(name) if model.cfg.encoder else None
-        return Start(model, params, None, params, hub.tokenizer(name), lambda tokens: tokens, start, {})
+        start, tokenizer = hub.decoder_start(name) if model.cfg.encoder else None, hub.tokenizer(name)
+        ends, forced = hub.ends(name, tokenizer), hub.forced(name)
+        return Start(model, params, None, params, tokenizer, lambda tokens: tokens, start, {}, ends, forced)
     f, parts = load_run(as_path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     around = parts.around
     wrap = list if around is None else around.prompt if parts.model.cfg.encoder is None else around.closed
-    start = parts.setting.decoder_start
+    setting = parts.setting
     chat = {"template": f.task.chat_template, "system": f.task.system} if f.task.name == "chat" else {}
-    return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start, chat)
+    return Start(
+        parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, setting.decoder_start, chat,
+        setting.ends, setting.forced,
+    )  # fmt: skip
 
 
 def checksum(start: Start) -> int:

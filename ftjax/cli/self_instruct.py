@@ -70,10 +70,9 @@ class Writer:
         from ftjax.decode.generate import request, room
 
         self._start, self._batch_size = start, batch_size
-        eos = start.tokenizer.eos_token_id
         common = {
-            "adapters": start.adapters, "eos_token_id": eos, "decoder_start_token_id": start.decoder_start,
-            "seed": seed, "max_new_tokens": max_new_tokens,
+            "adapters": start.adapters, "eos_token_id": start.ends, "decoder_start_token_id": start.decoder_start,
+            "seed": seed, "max_new_tokens": max_new_tokens, **start.forced,
         }  # fmt: skip
         self._options: dict[str, dict[str, Any]] = {
             "instructions": common | {"do_sample": True, "temperature": temperature, "top_p": top_p},

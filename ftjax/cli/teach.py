@@ -231,8 +231,8 @@ def _answers(
     stops = Stops(get("stop"), lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": new, "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
-        "beam_rule": get("beam_rule"), "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": start.decoder_start, **{name: get(name) for name in HELP},
+        "beam_rule": get("beam_rule"), "eos_token_id": start.ends,
+        "decoder_start_token_id": start.decoder_start, **start.forced, **{name: get(name) for name in HELP},
         "top_k": get("top_k") or 0,
     }  # fmt: skip
     how = {"adapters": start.adapters, "stops": stops, **options}

@@ -23,6 +23,8 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
     """
     base = files.read_json(files.resolve(f.model.path) / "config.json")
     extra: dict[str, Any] = {key: base[key] for key in KEPT if base.get(key) is not None}
+    if parts.model.cfg.encoder is not None:
+        extra |= parts.setting.forced
     if classes := parts.task.classes(f.task):
         extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
         extra["label2id"] = {name: i for i, name in enumerate(classes)}
