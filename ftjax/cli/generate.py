@@ -205,7 +205,7 @@ def _answer_file(
     from tqdm import tqdm
 
     from ftjax.data.sources import place, read_rows
-    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.batches import WINDOW, continue_batches
     from ftjax.decode.generate import request, room
     from ftjax.decode.records import appending
 
@@ -226,7 +226,7 @@ def _answer_file(
     request(start.model, start.params, prompts[:1], **how)  # a wrong option is told before there is a file
     made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": checksum(start)}
     made |= {"stop": strings, "batch_size": batch_size, **({"chat": start.chat} if start.form else {}), **options}
-    with appending(output, made, total=len(rows), batch_size=batch_size) as (done, add):
+    with appending(output, made, total=len(rows), together=WINDOW * batch_size) as (done, add):
         left = list(enumerate(prompts))[done:]
         answers = continue_batches(start.model, start.params, left, batch_size=batch_size, **how)
         for i, found in tqdm(answers, total=len(rows), initial=done, unit="prompts", disable=None):

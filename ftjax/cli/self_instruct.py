@@ -51,7 +51,7 @@ def main(values: flags.FlagValues) -> None:
     writer = Writer(start, **{name: get(name) for name in names})
     made = {"seeds": hashlib.sha256(Path(get("seeds")).read_bytes()).hexdigest(), "weights": checksum(start)}
     made |= {name: get(name) for name in names}
-    with appending(output, made, total=0, batch_size=1) as (done, add):
+    with appending(output, made, total=0, together=1) as (done, add):
         there = [json.loads(line) for line in output.read_text().splitlines()[:done]]
         counts = self_instruct(
             seeds, writer.write, add, num=get("num"), seed=get("seed"), prompts=get("batch_size"),

@@ -209,7 +209,7 @@ def _answers(
     """How the answers are made, and a row for each prompt: those of the file, and what it lacks, appended."""
     from tqdm import tqdm
 
-    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.batches import WINDOW, continue_batches
     from ftjax.decode.generate import most_new_tokens, request, room
     from ftjax.decode.records import appending
     from ftjax.decode.text import Stops
@@ -241,7 +241,7 @@ def _answers(
     known = json.dumps([[prompt, one.text, one.references] for prompt, one in asked.items()])
     made = {"teacher": name, "weights": teacher_key(start.model, variables), "stop": get("stop")}
     made |= {"prompts": hashlib.sha256(known.encode()).hexdigest(), "batch_size": batch_size, **options}
-    with appending(file, made, total=len(prompts), batch_size=batch_size) as (done, add):
+    with appending(file, made, total=len(prompts), together=WINDOW * batch_size) as (done, add):
         answers = continue_batches(
             start.model, start.params, list(enumerate(prompts))[done:], batch_size=batch_size, **how
         )

@@ -14,6 +14,7 @@ from ftjax.data.encode import encode_lm, encode_seq2seq
 from ftjax.data.encoded import Collector
 from ftjax.data.tasks.task import Text
 from ftjax.data.tokenizer import train_tokenizer
+from ftjax.decode import batches
 from ftjax.decode.records import appending
 from ftjax.train.evaluate import prompt_of
 
@@ -97,7 +98,8 @@ def test_stops(run):
     assert code == 0 and cut.rstrip("\n") == "abc" + out[len("abc") :].split(letter)[0]
 
 
-def test_a_file_of_answers_is_gone_on_with(answer):
+def test_a_file_of_answers_is_gone_on_with(answer, monkeypatch):
+    monkeypatch.setattr(batches, "WINDOW", 1)
     flags = ("--do_sample", "--num_return_sequences=2", "--seed=1")
     code, said, err = answer(*flags)
     assert code == 0 and "5 prompts answered" in said, err
@@ -145,7 +147,7 @@ def test_what_json_cannot_say(answer, run, tmp_path):
 
 
 def test_a_file_is_one_process_s(answer, monkeypatch):
-    with appending(answer.output, {}, total=5, batch_size=2):
+    with appending(answer.output, {}, total=5, together=2):
         code, _, err = answer()
         assert code == 2 and len(err) == 1 and "another process" in err[0]
 
