@@ -230,8 +230,9 @@ def ends(path_or_id: str | os.PathLike, tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's eos and, of generation_config.json (where there is none, of
     config.json), those beside it. A list without that eos is of another tokenizer."""
     eos, named = tokenizer.eos_token_id, _decoding(path_or_id).get("eos_token_id")
-    named = named if isinstance(named, list) else [named]
-    return () if eos is None else tuple(dict.fromkeys([eos, *named])) if eos in named else (eos,)
+    if eos is None:
+        return ()
+    return tuple(dict.fromkeys([eos, *named])) if isinstance(named, list) and eos in named else (eos,)
 
 
 def forced(path_or_id: str | os.PathLike) -> dict[str, Any]:
