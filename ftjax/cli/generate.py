@@ -12,13 +12,14 @@ into --chat_template=plain|chatml|FILE.
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from ftjax.data.chat import Format, chat_format
+from ftjax.data.encode import prompt_ids
 from ftjax.data.tasks.task import Chat
 from ftjax.decode.options import Options
 from ftjax.errors import UserError
@@ -38,6 +39,7 @@ HELP = {
     "num_beams": "beams to search",
     "length_penalty": "a beam's score is its log-probability / length ** this",
 }
+FORCED = {"forced_bos_token_id": "first", "forced_eos_token_id": "last"}
 CHOICES = {"false": False, "true": True, "never": "never"}
 
 
@@ -52,6 +54,8 @@ class Start(NamedTuple):
     wrap: Callable[[list[int]], list[int]]  # puts a method's tokens around a prompt's
     decoder_start: int | None  # the first token of an encoder-decoder's decoder
     chat: dict[str, str]  # the template and the system's message of what is said to it
+    ends: tuple[int, ...] = ()  # the tokens that end an answer
+    forced: Mapping[str, Any] = {}  # the first and the last token of an answer
     form: Format | None = None  # where a prompt is said, and not gone on with
 
 
@@ -72,10 +76,15 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("system", None, "of --chat: what the system says first", flag_values=values)
     flags.DEFINE_bool("stream", False, "print the text as it comes, for one --prompt", flag_values=values)
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
-    flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the eos", flag_values=values)
+    flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the model's", flag_values=values)
     flags.DEFINE_integer(
         "decoder_start_token_id", None, "of an encoder-decoder; by default config.json's", flag_values=values
     )
+    for name, which in FORCED.items():
+        flags.DEFINE_integer(
+            name, None, f"the {which} token, whatever the model says, -1: none; by default generation_config.json's or"
+            " config.json's", flag_values=values,
+        )  # fmt: skip
     define_decoding(values)
 
 
@@ -116,8 +125,9 @@ def main(values: flags.FlagValues) -> None:
 
     start = load(get("workdir") or get("model"), bool(get("workdir")))
     tokenizer = start.tokenizer
-    ends, strings = stops_of(tokenizer, get("stop"))
-    ends += get("stop_id")
+    special, strings = stops_of(tokenizer, get("stop"))
+    ends = [*start.ends, *special, *get("stop_id")]
+    forced = {name: {None: start.forced[name], -1: None}.get(get(name), get(name)) for name in FORCED}
     if get("chat"):
         chat = start.chat | chat
         form = chat_format(tokenizer, **chat)
@@ -128,7 +138,7 @@ def main(values: flags.FlagValues) -> None:
         "beam_rule": get("beam_rule"),
         "decoder_start_token_id": start.decoder_start if get("decoder_start_token_id") is None
         else get("decoder_start_token_id"),
-        "eos_token_id": ends, **{name: get(name) for name in HELP},
+        "eos_token_id": ends, **forced, **{name: get(name) for name in HELP},
     }  # fmt: skip
     if files:
         _answer_file(start, files["input"], files["output"], get("batch_size"), stops, get("stop"), options)
@@ -161,20 +171,23 @@ def load(name: str, is_run: bool) -> Start:
         model, params = hub.load(name, head="lm")
         tokenizer = hub.tokenizer(name)
         start = hub.decoder_start(name, tokenizer) if model.cfg.encoder else None
-        return Start(model, params, None, params, tokenizer, lambda tokens: tokens, start, {})
+        ends, forced = hub.ends(name, tokenizer), hub.forced(name)
+        return Start(model, params, None, params, tokenizer, lambda tokens: tokens, start, {}, ends, forced)
     f, parts = load_run(as_path(name))
     params = parts.variables["params"]
     adapters = parts.method.expand(parts.variables["adapters"], params)
     around = parts.around
     wrap = list if around is None else around.prompt if parts.model.cfg.encoder is None else around.closed
-    start = parts.setting.decoder_start
+    setting = parts.setting
     chat = {"template": f.task.chat_template, "system": f.task.system} if f.task.name == "chat" else {}
-    return Start(parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, start, chat)
+    return Start(
+        parts.model, params, adapters, parts.variables, parts.tokenizer, wrap, setting.decoder_start, chat,
+        setting.ends, setting.forced,
+    )  # fmt: skip
 
 
 def stops_of(tokenizer: Any, texts: Iterable[str]) -> tuple[list[int], list[str]]:
-    """The ids that end an answer, the eos and those of stops that are a special token, and the other stops, which are
-    looked for in its text.
+    """The ids of stops that are a special token, and the other stops, which are looked for in an answer's text.
 
     Raises:
       UserError: a special token in one of these: answers are read without.
@@ -185,8 +198,7 @@ def stops_of(tokenizer: Any, texts: Iterable[str]) -> tuple[list[int], list[str]
     for text in strings:
         if inside := [token for token in known if token in text]:
             raise UserError(f"--stop={text!r}: {inside[0]} is a special token, which no text has; give it alone")
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [*eos, *(known[text] for text in texts if text in known)], strings
+    return [known[text] for text in texts if text in known], strings
 
 
 def checksum(start: Start) -> int:
@@ -201,14 +213,18 @@ def checksum(start: Start) -> int:
 
 
 def tokens_of(start: Start, text: str, where: str) -> list[int]:
-    """A prompt's ids; UserError where it has none, or is no text."""
+    """A prompt's ids, as training encodes it; UserError where it has none, or is no text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: character {error.start + 1} of the prompt is half a surrogate pair") from None
     if start.form:
-        return start.wrap(start.form.ids(start.form.question(Chat((("user", text),)), where)))
-    tokens = start.tokenizer(text)["input_ids"] or [start.tokenizer.bos_token_id]
+        text = start.form.question(Chat((("user", text),)), where)
+    if start.model.cfg.encoder is None:
+        tokens = prompt_ids(text, start.tokenizer)
+    else:  # an eos that the text ends in is the tokenizer's
+        tokens = start.tokenizer(text.removesuffix(start.tokenizer.eos_token or ""), verbose=False)["input_ids"]
+    tokens = tokens or [start.tokenizer.bos_token_id]
     if tokens == [None]:
         raise UserError(f"{where}: an empty prompt, and the tokenizer has no token to begin with (bos)")
     return start.wrap(tokens)
@@ -220,7 +236,7 @@ def _answer_file(
     from tqdm import tqdm
 
     from ftjax.data.sources import place, read_rows
-    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.batches import WINDOW, continue_batches
     from ftjax.decode.generate import request, room
     from ftjax.decode.records import appending
 
@@ -241,7 +257,7 @@ def _answer_file(
     request(start.model, start.params, prompts[:1], **how)  # a wrong option is told before there is a file
     made = {"input": hashlib.sha256(source.read_bytes()).hexdigest(), "weights": checksum(start)}
     made |= {"stop": strings, "batch_size": batch_size, **({"chat": start.chat} if start.form else {}), **options}
-    with appending(output, made, total=len(rows), batch_size=batch_size) as (done, add):
+    with appending(output, made, total=len(rows), together=WINDOW * batch_size) as (done, add):
         left = list(enumerate(prompts))[done:]
         answers = continue_batches(start.model, start.params, left, batch_size=batch_size, **how)
         for i, found in tqdm(answers, total=len(rows), initial=done, unit="prompts", disable=None):

@@ -51,7 +51,7 @@ def main(values: flags.FlagValues) -> None:
     writer = Writer(start, **{name: get(name) for name in names})
     made = {"seeds": hashlib.sha256(Path(get("seeds")).read_bytes()).hexdigest(), "weights": checksum(start)}
     made |= {name: get(name) for name in names}
-    with appending(output, made, total=0, batch_size=1) as (done, add):
+    with appending(output, made, total=0, together=1) as (done, add):
         there = [json.loads(line) for line in output.read_text().splitlines()[:done]]
         counts = self_instruct(
             seeds, writer.write, add, num=get("num"), seed=get("seed"), prompts=get("batch_size"),
@@ -70,10 +70,9 @@ class Writer:
         from ftjax.decode.generate import request, room
 
         self._start, self._batch_size = start, batch_size
-        eos = start.tokenizer.eos_token_id
         common = {
-            "adapters": start.adapters, "eos_token_id": eos, "decoder_start_token_id": start.decoder_start,
-            "seed": seed, "max_new_tokens": max_new_tokens,
+            "adapters": start.adapters, "eos_token_id": start.ends, "decoder_start_token_id": start.decoder_start,
+            "seed": seed, "max_new_tokens": max_new_tokens, **start.forced,
         }  # fmt: skip
         self._options: dict[str, dict[str, Any]] = {
             "instructions": common | {"do_sample": True, "temperature": temperature, "top_p": top_p},

@@ -6,6 +6,7 @@ ftjax teach --sequences --config=...:task=...,distill=sequence --config.distill.
 has the teacher answer the prompts of the training split. Each prompt with its answers goes to FILE.hypotheses.jsonl; of
 these FILE.jsonl gets what is chosen: a row has `prompt`, `completion`, `score`, `references`.
 `--config.distill.corpus=FILE.jsonl` trains on it. Another choice of the same answers (--hypotheses) costs no decoding.
+The teacher decodes as flags say, --num_beams, --max_new_tokens, ...; `generate.*` is of the student's evaluations.
 
 A critic says how likely an answer is acceptable: `--critic=RUN|MODEL` adds that to the rows as `critic`, to keep by
 (`--keep=critic:0.9`) or to choose by (`--choose=augmented`). It is a classifier of pairs, trained on rows with
@@ -42,6 +43,10 @@ TEXT = (
     "stop", "seed", "early_stopping", "beam_rule", *(name for name in HELP if name != "top_k"),
 )  # fmt: skip
 STORED = 64  # tokens of a label
+# fields that answers could be thought to depend on; what is of training alone may stand there
+CHECKED = (
+    "task.shots", "task.demonstrations", "generate.max_new_tokens", "generate.examples", "generate.num_beams",
+)  # fmt: skip
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -87,7 +92,8 @@ def main(values: flags.FlagValues) -> None:
     """Writes, and says how much."""
     from ftjax.train.fields import Fields
 
-    f, text = Fields(read_config(values)[0]), values["sequences"].value
+    config, default = read_config(values)
+    f, text = Fields(config), values["sequences"].value
     if not values["output"].value:
         raise UserError("give --output, where it goes")
     if "teacher" not in f.distill or not f.distill.teacher:
@@ -97,7 +103,7 @@ def main(values: flags.FlagValues) -> None:
     get: Any = lambda name: values[name].value  # noqa: E731
     files = {name: local(get(name), f"--{name}") for name in ("output", "hypotheses") if get(name)}
     if text:
-        _write_text(f, values, **files)
+        _write_text(f, default, values, **files)
     else:
         _write_cache(f, values, files["output"])
 
@@ -123,7 +129,7 @@ class Asked(NamedTuple):
     references: list[str]
 
 
-def _write_text(f: Any, values: flags.FlagValues, output: Path, hypotheses: Path | None = None) -> None:
+def _write_text(f: Any, default: Any, values: flags.FlagValues, output: Path, hypotheses: Path | None = None) -> None:
     from ftjax.data.tasks.task import Text
     from ftjax.distill import sequence
     from ftjax.kinds import Setting
@@ -148,6 +154,7 @@ def _write_text(f: Any, values: flags.FlagValues, output: Path, hypotheses: Path
         one = asked.setdefault(plain.prompt, Asked(shown.prompt, example, lead, []))
         if (reference := plain.completion.strip()) not in one.references:
             one.references.append(reference)
+    f.check_all_read(default, among=CHECKED)
 
     file = hypotheses or output.with_name(f"{output.stem}.hypotheses.jsonl")
     read = [Path(path) for path in (get("labelled"), *f.task.files.to_dict().values()) if path]
@@ -209,7 +216,7 @@ def _answers(
     """How the answers are made, and a row for each prompt: those of the file, and what it lacks, appended."""
     from tqdm import tqdm
 
-    from ftjax.decode.batches import continue_batches
+    from ftjax.decode.batches import WINDOW, continue_batches
     from ftjax.decode.generate import most_new_tokens, request, room
     from ftjax.decode.records import appending
     from ftjax.decode.text import Stops
@@ -228,12 +235,12 @@ def _answers(
             f"distill.teacher={name}: a prompt has {longest} tokens; with --max_new_tokens={new} there is room for"
             f" {most}"
         )
-    ends, strings = stops_of(tokenizer, get("stop"))
+    special, strings = stops_of(tokenizer, get("stop"))
     stops = Stops(strings, lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True))
     options: dict[str, Any] = {
         "max_new_tokens": new, "seed": get("seed"), "early_stopping": CHOICES[get("early_stopping")],
-        "beam_rule": get("beam_rule"), "eos_token_id": ends,
-        "decoder_start_token_id": start.decoder_start, **{name: get(name) for name in HELP},
+        "beam_rule": get("beam_rule"), "eos_token_id": [*start.ends, *special],
+        "decoder_start_token_id": start.decoder_start, **start.forced, **{name: get(name) for name in HELP},
         "top_k": get("top_k") or 0,
     }  # fmt: skip
     how = {"adapters": start.adapters, "stops": stops, **options}
@@ -242,7 +249,7 @@ def _answers(
     known = json.dumps([[prompt, one.text, one.references] for prompt, one in asked.items()])
     made = {"teacher": name, "weights": teacher_key(start.model, variables), "stop": get("stop")}
     made |= {"prompts": hashlib.sha256(known.encode()).hexdigest(), "batch_size": batch_size, **options}
-    with appending(file, made, total=len(prompts), batch_size=batch_size) as (done, add):
+    with appending(file, made, total=len(prompts), together=WINDOW * batch_size) as (done, add):
         answers = continue_batches(
             start.model, start.params, list(enumerate(prompts))[done:], batch_size=batch_size, **how
         )

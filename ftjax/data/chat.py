@@ -83,11 +83,6 @@ class Format(NamedTuple):
         """What the assistant is to go on from after all of the messages."""
         return self._write(self._messages(chat), where, add_generation_prompt=True)
 
-    def ids(self, text: str) -> list[int]:
-        """Of a prompt that the template wrote, which may have a bos already."""
-        opened = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        return self.tokenizer(text, add_special_tokens=not opened, verbose=False)["input_ids"]
-
     def stop(self, where: str = "the chat template") -> str:
         """The token that ends what the assistant says. UserError where it is none of the tokenizer's own."""
         turn = self._turn(Chat((("user", "a"), ("assistant", "b"))), 1, where)

@@ -26,6 +26,13 @@ def bos_of(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
+def prompt_ids(text: str, tokenizer: Any) -> list[int]:
+    """The ids of a text that a decoder goes on from, as `encode_lm` begins an example: bos as it says, and no other
+    special token that the tokenizer adds."""
+    bos, ids = bos_of(tokenizer), tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids if ids[:1] == bos else bos + ids
+
+
 def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) -> Encoded:
     """Encodes each text at once; a token is a label iff it starts within the completion, or a marked span.
 
@@ -157,10 +164,8 @@ def encode_text_chunks(texts: Sequence[Text], tokenizer: Any, out: Collector) ->
     Raises:
         UserError: no document has two tokens.
     """
-    bos = bos_of(tokenizer)
     for row, text in enumerate(texts):
-        ids = tokenizer(text.prompt + text.completion, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = np.asarray(ids if ids[:1] == bos else bos + ids, np.int32)
+        tokens = np.asarray(prompt_ids(text.prompt + text.completion, tokenizer), np.int32)
         for start in range(0, len(tokens) - 1, out.max_length):
             chunk = tokens[start : start + out.max_length + 1]
             labels = chunk.copy()

@@ -9,6 +9,8 @@ from ftjax.decode.generate import finish, request
 from ftjax.errors import UserError
 from ftjax.models.transformer import Transformer
 
+WINDOW = 8  # batches whose prompts are shared out by length; more would leave a file for longer as it is
+
 
 class Continuation(NamedTuple):
     """What continues a prompt, without its end token, and its score (see `Continuations`)."""
@@ -50,10 +52,11 @@ def generate_batches(
 def continue_batches(
     model: Transformer, params: Any, prompts: Sequence[tuple[int, Sequence[int]]], *, batch_size: int, **options: Any
 ) -> Iterator[tuple[int, list[Continuation]]]:
-    """The continuations of numbered prompts, in the order given, batch by batch.
+    """The continuations of numbered prompts, in the order given, window by window.
 
-    Every batch has `batch_size` rows, the last one filled up, and the bucket of its longest prompt. `options` go to
-    `request` (adapters, max_new_tokens, ..., seed); a prompt draws from (seed, its number), whatever its batch.
+    Of a window, `WINDOW` batches, prompts of like length are decoded together: every batch has `batch_size` rows, the
+    last one filled up, and the bucket of its longest prompt. `options` go to `request` (adapters, max_new_tokens, ...,
+    seed); a prompt draws from (seed, its number), whatever its batch.
 
     Raises:
       UserError: as `request`, when the first batch is asked for; an empty prompt is named by its number.
@@ -61,14 +64,18 @@ def continue_batches(
     empty = [str(i) for i, prompt in prompts if not len(prompt)]
     if empty:
         raise UserError(f"prompts without a token: {', '.join(empty)}")
-    for at in range(0, len(prompts), batch_size):
-        numbers, chunk = zip(*prompts[at : at + batch_size])
-        examples = [*numbers, *[numbers[0]] * (batch_size - len(numbers))]
-        asked = request(model, params, *lay(chunk, batch_size), example_ids=examples, **options)
-        for row, (number, *sequences) in enumerate(zip(numbers, *finish(asked))):
-            found, reader = [], asked.readers[row] if asked.readers else None
-            for tokens, length, score in zip(*sequences):
-                kept = asked.cut(tokens[:length])
-                ended = len(kept) < asked.new or bool(reader and reader.length(kept, len(kept) - 1))
-                found.append(Continuation(kept, float(score), "" if reader is None else reader.text(kept), ended))
-            yield number, found
+    for first in range(0, len(prompts), WINDOW * batch_size):
+        window = prompts[first : first + WINDOW * batch_size]
+        by_length, made = sorted(window, key=lambda pair: len(pair[1])), {}
+        for at in range(0, len(window), batch_size):
+            numbers, chunk = zip(*by_length[at : at + batch_size])
+            examples = [*numbers, *[numbers[0]] * (batch_size - len(numbers))]
+            asked = request(model, params, *lay(chunk, batch_size), example_ids=examples, **options)
+            for row, (number, *sequences) in enumerate(zip(numbers, *finish(asked))):
+                made[number], reader = [], asked.readers[row] if asked.readers else None
+                for tokens, length, score in zip(*sequences):
+                    kept = asked.cut(tokens[:length])
+                    ended = len(kept) < asked.new or bool(reader and reader.length(kept, len(kept) - 1))
+                    text = "" if reader is None else reader.text(kept)
+                    made[number].append(Continuation(kept, float(score), text, ended))
+        yield from ((number, made[number]) for number, _ in window)

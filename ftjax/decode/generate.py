@@ -163,10 +163,11 @@ def request(
         )
     if not -(2**31) <= seed < 2**31:
         raise UserError(f"seed={seed} must be in [-2**31, 2**31)")
-    ends = tuple(np.atleast_1d(() if eos_token_id is None else eos_token_id).tolist())
-    first = () if decoder_start_token_id is None else (decoder_start_token_id,)
-    named = {"eos_token_id": ends, "pad_token_id": (pad_token_id,), "decoder_start_token_id": first}
-    for name, tokens in named.items():
+    ends = tuple(dict.fromkeys(np.atleast_1d(() if eos_token_id is None else eos_token_id).tolist()))
+    named = {"eos_token_id": ends, "pad_token_id": pad_token_id, "decoder_start_token_id": decoder_start_token_id}
+    named |= {name: options.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+    for name, ids in named.items():
+        tokens = np.atleast_1d(() if ids is None else ids).tolist()
         if wrong := [str(token) for token in tokens if token not in range(cfg.vocab_size)]:
             raise UserError(f"{name}={', '.join(wrong)}: the model's tokens are 0 to {cfg.vocab_size - 1}")
     how = Options(**options)

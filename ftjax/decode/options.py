@@ -19,6 +19,8 @@ class Options(NamedTuple):
     repetition_penalty: float = 1.0  # what was seen: a positive score divided by it, a negative one multiplied
     no_repeat_ngram_size: int = 0  # no n tokens in a row twice; 0: no such rule
     min_new_tokens: int = 0  # no end before so many
+    forced_bos_token_id: int | None = None  # the first new token, whatever the scores
+    forced_eos_token_id: int | tuple[int, ...] | None = None  # the last of max_new_tokens, one of these
     num_return_sequences: int = 1  # draws of a prompt, or its best beams
     num_beams: int = 1
     length_penalty: float = 1.0  # a beam's score is its log-probability / length ** length_penalty

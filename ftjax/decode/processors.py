@@ -9,7 +9,7 @@ from ftjax.decode.options import Options
 
 
 class History(NamedTuple):
-    """The tokens so far, those that count: from `start` on, before `end`. Padding never does."""
+    """The tokens so far, those that count: from `start` on, before `end`. Padding never does, nor what is to come."""
 
     tokens: jax.Array  # [R, S]
     start: jax.Array  # [R]
@@ -32,6 +32,11 @@ def process(
         scores = no_repeat_ngram(scores, seen, options.no_repeat_ngram_size)
     if options.min_new_tokens:
         scores = min_new_tokens(scores, step, options.min_new_tokens, ends)
+    if options.forced_bos_token_id is not None:
+        scores = jnp.where(step == 0, only(scores, options.forced_bos_token_id), scores)
+    if options.forced_eos_token_id is not None:
+        last = seen.end == seen.tokens.shape[1] - 1
+        scores = jnp.where(last, only(scores, options.forced_eos_token_id), scores)
     return scores
 
 
@@ -61,6 +66,11 @@ def no_repeat_ngram(scores: jax.Array, seen: History, size: int) -> jax.Array:
 def min_new_tokens(scores: jax.Array, step: jax.Array | int, least: int, ends: tuple[int, ...]) -> jax.Array:
     """-inf for the ends while there are fewer than `least` new tokens."""
     return jnp.where(step < least, scores.at[:, jnp.asarray(ends)].set(-jnp.inf), scores)
+
+
+def only(scores: jax.Array, tokens: int | tuple[int, ...]) -> jax.Array:
+    """0 for these tokens, -inf for all others."""
+    return jnp.full_like(scores, -jnp.inf).at[:, jnp.asarray(tokens)].set(0)
 
 
 def _among(tokens: jax.Array, which: jax.Array, vocab: int) -> jax.Array:

@@ -15,11 +15,12 @@ from ftjax.files import finite, write_json
 
 @contextlib.contextmanager
 def appending(
-    path: Path, options: dict[str, Any], *, total: int, batch_size: int
+    path: Path, options: dict[str, Any], *, total: int, together: int
 ) -> Iterator[tuple[int, Callable[[dict[str, Any]], None]]]:
     """(how many of `total` records are there, a function that adds one), while no other process may have the file.
 
-    A file that is not complete is cut back to whole batches, so that the next one is as in a run that was not killed.
+    Records are made so many `together`: a file that is not complete is cut back to whole such parts, so that the next
+    one is as in a run that was not killed.
     A file without a whole record is begun anew, with these options (JSON-able). A record is on the disk before the
     function returns.
 
@@ -42,7 +43,7 @@ def appending(
                 _check_same(path, said, options)
             else:
                 write_json(said, options)
-            done = len(lines) if len(lines) == total else len(lines) // batch_size * batch_size
+            done = len(lines) if len(lines) == total else len(lines) // together * together
             file.truncate(sum(map(len, lines[:done])))
 
             def add(record: dict[str, Any]) -> None:

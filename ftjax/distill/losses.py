@@ -84,8 +84,9 @@ class Divergence:
             size = min(z.shape[-1], teacher.shape[-1])
             t = teacher[..., :size].astype(jnp.float32) / self.temperature
             return jax.nn.log_softmax(t), jax.nn.log_softmax(z[..., :size])
-        ids, log_p = teacher.ids.astype(jnp.int32), teacher.log_probs.astype(jnp.float32)
-        picked = jnp.take_along_axis(z, ids, -1)
+        ids = teacher.ids.astype(jnp.int32)
+        log_p = jnp.where(ids < z.shape[-1], teacher.log_probs.astype(jnp.float32), FLOOR)
+        picked = jnp.take_along_axis(z, ids, -1, mode="fill", fill_value=FLOOR)
         match self.estimator:
             case "truncated":
                 return log_p, picked - jax.nn.logsumexp(z, -1, keepdims=True)

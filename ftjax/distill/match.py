@@ -22,7 +22,8 @@ class Match:
     layers: (student's, teacher's) pairs; layer n is what n layers have made, 0 the embedding.
     hidden: weight of the mean squared difference of hidden states, summed over pairs.
     attention: weight of KL(teacher's | student's attention), mean over heads (of the heads' mean attention, where the
-      two have different numbers of heads), summed over the pairs above the embedding (Wang et al. 2020, MiniLM).
+      two have different numbers of heads), summed over the pairs above the embedding (Wang et al. 2020, MiniLM). What
+      goes to a prefix (method=prefix) is left out.
     """
 
     layers: Pairs
@@ -74,7 +75,7 @@ class Match:
                 p, q = teacher.attentions[t - 1], student.attentions[s - 1]  # type: ignore[index]
                 if p.shape[1] != q.shape[1]:
                     p, q = p.mean(1, keepdims=True), q.mean(1, keepdims=True)
-                p, q = (_rows(x.swapaxes(1, 2), a).astype(jnp.float32) for x, a in ((p, at[1]), (q, at[0])))
+                p, q = (_rows(_among_text(x).swapaxes(1, 2), a) for x, a in ((p, at[1]), (q, at[0])))
                 log = lambda x: jnp.log(jnp.maximum(x, 1e-9))  # noqa: E731
                 value += self.attention * jnp.sum(weights * jnp.sum(p * (log(p) - log(q)), -1).mean(-1))
         return value
@@ -83,6 +84,13 @@ class Match:
 def _rows(x: jax.Array, at: jax.Array) -> jax.Array:
     """`[B, T, ...]` at `[B, M]` -> `[B, M, ...]`."""
     return jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+def _among_text(attention: jax.Array) -> jax.Array:
+    """`[B, H, T, P + T]` -> `[B, H, T, T]`, fp32: given that it is the text's; a prefix's keys come first, and are its
+    own model's alone."""
+    own = attention[..., -attention.shape[-2] :].astype(jnp.float32)
+    return own / jnp.maximum(own.sum(-1, keepdims=True), 1e-9)
 
 
 def uniform(student_layers: int, teacher_layers: int) -> Pairs:

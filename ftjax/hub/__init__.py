@@ -262,3 +262,28 @@ def decoder_start(path_or_id: str | os.PathLike, tokenizer: Any) -> int | None:
             return last
     folder = files.resolve(path_or_id, weights=False)
     return files.read_json(folder / "config.json").get("decoder_start_token_id")
+
+
+def ends(path_or_id: str | os.PathLike, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer: the tokenizer's eos and, of generation_config.json (where there is none, of
+    config.json), those beside it. A list without that eos is of another tokenizer."""
+    eos, named = tokenizer.eos_token_id, _decoding(path_or_id).get("eos_token_id")
+    if eos is None:
+        return ()
+    return tuple(dict.fromkeys([eos, *named])) if isinstance(named, list) and eos in named else (eos,)
+
+
+def forced(path_or_id: str | os.PathLike) -> dict[str, Any]:
+    """The first and the last token that a checkpoint's answers are given, as `ftjax.decode.options` names them; from
+    the files of `ends`."""
+    said = _decoding(path_or_id)
+    found = {name: said.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+    return {name: tuple(ids) if isinstance(ids, list) else ids for name, ids in found.items()}
+
+
+def _decoding(path_or_id: str | os.PathLike) -> dict[str, Any]:
+    folder = files.resolve(path_or_id, weights=False)
+    if (folder / "generation_config.json").exists():
+        return files.read_json(folder / "generation_config.json")
+    hf = files.read_json(folder / "config.json")
+    return {**FAMILIES[hf["model_type"]].decoding, **hf}

@@ -119,5 +119,6 @@ BART = Family(
         "model.decoder.embed_tokens.weight": "model.shared.weight",
         "lm_head.weight": "model.shared.weight",
     },
+    decoding={"forced_eos_token_id": 2},
 )
 MBART = BART._replace(model_type="mbart", heads=_heads("MBart"), fixed={**BART.fixed, "norm_order": "pre"})

@@ -60,6 +60,7 @@ class Family(NamedTuple):
     others: str = ""  # of weights of heads that no model of ours has
     copies: Mapping[str, str] = {}  # names that may repeat another tensor; those of the head, where it is tied
     renamed: Mapping[str, str] = {}  # endings of old files -> today's
+    decoding: Mapping[str, Any] = {}  # what holds in decoding where no file says otherwise
 
     def places(self, cfg: Config, bare: bool = False) -> dict[str, Weight]:
         """Where each parameter of a model lives; `bare`, in a file of the body alone."""

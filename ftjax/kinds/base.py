@@ -36,6 +36,7 @@ class Setting(NamedTuple):
 
     decoder_start: the first token of an encoder-decoder's decoder.
     demonstrations: () -> the training split's examples, to show some of them in a prompt.
+    ends, forced: how the model's answers end and begin, by its files (`hub.ends`, `hub.forced`).
     """
 
     f: Any  # the config
@@ -45,6 +46,8 @@ class Setting(NamedTuple):
     classes: tuple[str, ...]
     decoder_start: int | None
     demonstrations: Callable[[], list[Any]]
+    ends: tuple[int, ...] = ()
+    forced: Mapping[str, Any] = {}
 
 
 class Result(NamedTuple):

@@ -217,7 +217,8 @@ def build(
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size, task.languages and task.languages(f.task))
     start = None if model.cfg.encoder is None else hub.decoder_start(cfg.path, tokenizer)
     demonstrations = lambda: read_examples(f, task, "train", tokenizer.eos_token or "")[0]  # noqa: E731
-    setting = Setting(f, task, tokenizer, model, classes, start, demonstrations)
+    ends, forced = hub.ends(cfg.path, tokenizer), hub.forced(cfg.path)
+    setting = Setting(f, task, tokenizer, model, classes, start, demonstrations, ends, forced)
     params = kind.params(setting, params, jax.random.fold_in(jax.random.key(f.seed), 2))
     dtypes = jax.tree.map(lambda x: x.dtype, params)
     params = jax.tree.map(lambda x, dtype: x.astype(dtype), trained(params, model.cfg.rows), dtypes)

@@ -135,7 +135,7 @@ class Evaluator:
             new = generate_batches(
                 parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
                 batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most, num_beams=beams,
-                **edges(parts),
+                **edges(parts), **parts.setting.forced,
             ) if most > 0 else [[]] * len(chosen)  # fmt: skip
             for i, tokens in zip(chosen, new):
                 answers[i] = parts.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -152,8 +152,7 @@ def prompt_of(encoded: Encoded, index: int) -> list[int]:
 
 def edges(parts: Parts) -> dict[str, Any]:
     """The tokens at which an answer starts (an encoder-decoder's) and ends, as `ftjax.decode` takes them."""
-    eos = parts.tokenizer.eos_token_id
-    found: dict[str, Any] = {"eos_token_id": [*([] if eos is None else [eos]), *parts.kind.ends(parts.setting)]}
+    found: dict[str, Any] = {"eos_token_id": [*parts.setting.ends, *parts.kind.ends(parts.setting)]}
     return found if parts.model.cfg.encoder is None else found | {"decoder_start_token_id": parts.setting.decoder_start}
 
 

@@ -22,6 +22,8 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
     extra: dict[str, Any] = {}
     if (start := parts.setting.decoder_start) is not None:
         extra["decoder_start_token_id"] = start
+    if parts.model.cfg.encoder is not None:
+        extra |= parts.setting.forced
     if classes := parts.task.classes(f.task):
         extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
         extra["label2id"] = {name: i for i, name in enumerate(classes)}

@@ -5,13 +5,19 @@ import json
 import shutil
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import ftjax
-from ftjax.cli.generate import stops_of
+from ftjax.cli.generate import Start, stops_of, tokens_of
 from ftjax.cli.main import main
+from ftjax.data.encode import encode_lm, encode_seq2seq
+from ftjax.data.encoded import Collector
+from ftjax.data.tasks.task import Text
+from ftjax.data.tokenizer import train_tokenizer
+from ftjax.decode import batches
 from ftjax.decode.records import appending
+from ftjax.train.evaluate import prompt_of
 
 PLAIN = "<|user|>\n\n<|assistant|>\n"  # what the template of that name puts around a prompt
 PROMPTS = ["abc", "the cat", "x", "once upon a time", "zz"]
@@ -67,6 +73,26 @@ def test_text(run):
     assert code == 0 and streamed.startswith("abc") and out.startswith(streamed)
 
 
+@pytest.mark.parametrize("added", ["$A </s>", "</s> $A", "<pad> $A </s>", "$A"])  # </s> and <pad> are bos in turn
+def test_a_prompt_is_encoded_as_in_training(make, tmp_path, added):
+    (tmp_path / "text.txt").write_text("the cat sat on a mat, a cat\n" * 20)
+    tokenizer = train_tokenizer("unigram", [tmp_path / "text.txt"], 40)
+    assert tokenizer("cat")["input_ids"][-1] == tokenizer.eos_token_id
+    tokenizer.bos_token = "<pad>" if added.startswith("<pad>") else "</s>"
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<pad>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(added, special_tokens=special)
+    texts = [Text(prompt, " a mat") for prompt in ("the cat sat", f"{tokenizer.bos_token}the cat")]
+    starts = {name: Start(make(name).model, {}, None, {}, tokenizer, list, 0, {}) for name in ("gpt2", "t5")}
+
+    encoded = encode_lm(texts, tokenizer, Collector(40))
+    for i, text in enumerate(texts):
+        assert tokens_of(starts["gpt2"], text.prompt, "") == prompt_of(encoded, i)
+    encoded = encode_seq2seq(texts, tokenizer, 0, Collector(40))
+    for i, text in enumerate(texts):
+        assert tokens_of(starts["t5"], text.prompt, "") == prompt_of(encoded, i)
+    assert tokens_of(starts["t5"], "the cat</s>", "") == tokens_of(starts["t5"], "the cat", "")  # no second eos
+
+
 def test_stops(run):
     _, out, _ = run("--prompt=abc", "--do_sample", "--seed=3", "--temperature=5")
     letter = out[len("abc") + 2]
@@ -80,10 +106,11 @@ def test_stops_that_are_special_tokens():
     made.add_special_tokens(["<eos>", "<|eot_id|>"])
     made.add_tokens(["<b>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>")
-    assert stops_of(tokenizer, ["a", "<|eot_id|>", "<b>"]) == ([1, 2], ["a", "<b>"])
+    assert stops_of(tokenizer, ["a", "<|eot_id|>", "<b>"]) == ([2], ["a", "<b>"])
 
 
-def test_a_file_of_answers_is_gone_on_with(answer):
+def test_a_file_of_answers_is_gone_on_with(answer, monkeypatch):
+    monkeypatch.setattr(batches, "WINDOW", 1)
     flags = ("--do_sample", "--num_return_sequences=2", "--seed=1")
     code, said, err = answer(*flags)
     assert code == 0 and "5 prompts answered" in said, err
@@ -131,7 +158,7 @@ def test_what_json_cannot_say(answer, run, tmp_path):
 
 
 def test_a_file_is_one_process_s(answer, monkeypatch):
-    with appending(answer.output, {}, total=5, batch_size=2):
+    with appending(answer.output, {}, total=5, together=2):
         code, _, err = answer()
         assert code == 2 and len(err) == 1 and "another process" in err[0]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ftjax
+from ftjax.decode import batches
 from ftjax.decode.batches import bucket, continue_batches, generate_batches
 from ftjax.decode.beam import beam_search
 from ftjax.decode.generate import continuations
@@ -202,7 +203,7 @@ def test_one_compilation_a_shape():
     assert compilations(slice(2, 6), do_sample=True) == [0, 1, 1]
 
 
-def test_batches_and_seeds():
+def test_batches_and_seeds(monkeypatch):
     model, params = make(BASE.replace(max_positions=26))  # fewer than the bucket of 17 has columns
     texts = [list(map(int, row)) for n in (1, 3, 2, 5, 17) for row in np.random.default_rng(n).integers(3, 40, (1, n))]
     options = {"max_new_tokens": 8, "do_sample": True, "top_p": 0.9, "seed": 3, "eos_token_id": np.int64(2)}
@@ -210,6 +211,14 @@ def test_batches_and_seeds():
     assert together[:4] == generate_batches(model, params, texts[:4], batch_size=2, **options)
     assert together != generate_batches(model, params, texts, batch_size=4, **options | {"seed": 4})
     assert all(2 not in tokens and len(tokens) <= 8 for tokens in together)
+    laid, lay = [], batches.lay
+    monkeypatch.setattr(batches, "lay", lambda prompts, rows: laid.append([*map(len, prompts)]) or lay(prompts, rows))
+    mixed = [(i, texts[i]) for i in (4, 0, 1, 2, 3)]
+    for window, shapes in ((8, [[1, 2, 3, 5], [17]]), (1, [[1, 2, 3, 17], [5]])):
+        monkeypatch.setattr(batches, "WINDOW", window)
+        answered = list(continue_batches(model, params, mixed, batch_size=4, **options))
+        assert [i for i, _ in answered] == [4, 0, 1, 2, 3] and laid[-2:] == shapes
+        assert all(found[0].tokens == together[i] for i, found in answered)
     numbered = list(enumerate(texts))[1:4]
     several = dict(continue_batches(model, params, numbered, batch_size=3, num_return_sequences=2, **options))
     assert [several[i][0].tokens for i in range(1, 4)] == together[1:4] and {len(x) for x in several.values()} == {2}

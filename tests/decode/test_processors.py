@@ -22,6 +22,8 @@ def expected(scores, tokens, start, step, how):
         steps.append(hf.NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size))
     if how.min_new_tokens:
         steps.append(hf.MinNewTokensLengthLogitsProcessor(T - int(start), how.min_new_tokens, list(ENDS)))
+    if how.forced_eos_token_id is not None:
+        steps.append(hf.ForcedEOSTokenLogitsProcessor(T - int(start) + NEW, how.forced_eos_token_id))
     return steps(torch.from_numpy(tokens[None, start : T + step]).long(), torch.from_numpy(scores[None]))[0].numpy()
 
 
@@ -29,6 +31,7 @@ def expected(scores, tokens, start, step, how):
     Options(repetition_penalty=1.6), Options(repetition_penalty=0.7), Options(no_repeat_ngram_size=1),
     Options(no_repeat_ngram_size=2), Options(no_repeat_ngram_size=3), Options(min_new_tokens=3),
     Options(repetition_penalty=1.6, no_repeat_ngram_size=2, min_new_tokens=4), Options(no_repeat_ngram_size=13),
+    Options(forced_eos_token_id=2, min_new_tokens=7), Options(forced_eos_token_id=(3, 5)),
 ])  # fmt: skip
 def test_as_in_transformers(how):
     rng = np.random.default_rng(0)

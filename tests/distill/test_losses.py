@@ -122,6 +122,19 @@ def test_estimators_reach_the_full_divergence(kind, estimator):
     np.testing.assert_allclose(slope, grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_teacher_s_padding_of_the_vocabulary_counts_for_nothing(kind, estimator):
+    """As of logits, the common part counts: among the k are ids that the student has not."""
+    divergence = Divergence(kind, estimator=estimator)
+    padded = jnp.concatenate([T, jnp.full((B, M, 2), 3.0 if estimator != "truncated" else -50.0)], -1)
+    loss = lambda s, t: divergence(s, t).sum()  # noqa: E731
+    for value, full in zip(*map(jax.tree.leaves, (
+        jax.value_and_grad(loss)(S, top_k(padded, V + 2)), jax.value_and_grad(loss)(S, padded),
+    ))):  # fmt: skip
+        np.testing.assert_allclose(value, full, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", PROPER)
 def test_a_tail_bucket_is_a_bound_that_tightens(kind):
     values = [Divergence(kind)(S, top_k(T, k)) for k in (2, 3, 5, V)]

@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -61,6 +62,21 @@ def test_hidden_states_and_attention_by_hand(trio, batch):
         hand += 2.0 * np.sum(p[seen] * np.log(p[seen] / q[seen]))
     ours = added(match, student, teacher, {**variables, "distill": held}, batch)
     np.testing.assert_allclose(ours, hand, rtol=1e-4)
+
+
+def test_attention_to_a_prefix_is_left_out():
+    texts, prefixed = (
+        [[1.0, 0.0], [0.5, 0.5]],
+        [[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]],
+    )  # [0, 1] and [0.25, 0.75] of the text
+    plain, behind = (SimpleNamespace(attentions=np.asarray([x])[None, None]) for x in (texts, prefixed))
+    at, match = np.asarray([[0, 1]]), Match(((1, 1),), hidden=0.0, attention=2.0)
+    for student, teacher, p, q in (
+        (behind, plain, (0.5, 0.5), (0.25, 0.75)),
+        (plain, behind, (0.25, 0.75), (0.5, 0.5)),
+    ):
+        value = match(student, teacher, (at, at), np.ones((1, 2)), None)
+        np.testing.assert_allclose(value, 2 * np.sum(p * np.log(np.divide(p, q))), rtol=1e-5)
 
 
 def test_nothing_apart_from_itself_and_no_projection(make, batch):

@@ -13,6 +13,7 @@ from configs import task as configs
 from ftjax.cli.main import main
 from ftjax.data.bad import BadRows
 from ftjax.data.chat import TEMPLATES, chat_format, encode_chats
+from ftjax.data.encode import prompt_ids
 from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.tasks import TASKS
 from ftjax.data.tasks.task import Chat
@@ -155,7 +156,7 @@ def test_flags_of_a_file(tmp_path):
 @pytest.mark.parametrize(("template", "bos"), [(BRACKETS, True), (BRACKETS, False), (TEMPLATES["plain"], True)])
 def test_ids_of_a_question_are_those_that_are_learned_from(template, bos):
     form = chat_format(byte_tokenizer(template, bos=bos))
-    question = form.ids(form.question(Chat(HELLO.messages[:1])))
+    question = prompt_ids(form.question(Chat(HELLO.messages[:1])), form.tokenizer)
     assert encode(form, Chat(HELLO.messages[:2]))[0].tokens[: len(question)].tolist() == question
 
 

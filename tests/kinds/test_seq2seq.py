@@ -26,6 +26,7 @@ from ftjax.train.build import room_of_text
 from ftjax.train.evaluate import evaluate_split
 from ftjax.train.loop import train
 from ftjax.train.restore import load_run
+from ftjax.train.save import save_model
 
 LETTERS = "abcdefgh "
 ROWS = [("ab cd", "dc ba"), ("a", "a"), ("hgfe dcba", "ab"), ("b b", "h g f e d"), ("ee", "ff gg"), ("ab cd", "x y")]
@@ -180,9 +181,13 @@ def test_a_run(folder, tmp_path, method):
         changed.method.length = 4
     result = train(changed, config(), tmp_path / "run")
     assert np.isfinite(result["metrics"]["loss"]) and result["compiles"] == 1
-    metrics, rows = evaluate_split(*load_run(tmp_path / "run"), "validation")
+    f, parts = load_run(tmp_path / "run")
+    metrics, rows = evaluate_split(f, parts, "validation")
     np.testing.assert_allclose(metrics["loss"], result["metrics"]["loss"], rtol=1e-5)
     assert [row["prompt"] for row in rows] == ["ab cd", "a", "hgfe dcba", "b b", "ee"]  # one of two references
     assert rows[0]["references"] == ["dc ba", "x y"] and 0 <= metrics["exact_match"] <= 1
     low, high = metrics["perplexity_interval"]
     assert low <= metrics["perplexity"] <= high
+    if method == "lora":  # a BART without a word of it would force an end
+        save_model(f, parts, parts.method.merge(**parts.variables), tmp_path / "out", [])
+        assert ftjax.hub.forced(tmp_path / "out") == ftjax.hub.forced(folder)
