@@ -66,12 +66,14 @@ def main(values: flags.FlagValues) -> None:
         config, default = read_config(values)
         f = Fields(config)
         parts, check = build(f, mesh=make_mesh(f.mesh)), partial(f.check_all_read, default, among=CHECKED)
+    split = split or f.task.eval_split
+    if other := [path for path in overrides(values) if path.startswith("task.files.") and not path.endswith(split)]:
+        raise UserError(f"--config.{other[0]}: the {split} split is evaluated; give --split={other[0].split('.')[-1]}")
     if parts.fresh:
         log.warning(
             "not in the checkpoint, newly initialised: %s; it was never trained, so this is what a random head does",
             ", ".join(parts.fresh),
         )
-    split = split or f.task.eval_split
     result, rows = evaluate_split(f, parts, split, check)
     output = values["output"].value or (f"{workdir}/eval-{split}.jsonl" if workdir else "")
     if output and rows:

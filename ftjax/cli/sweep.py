@@ -53,6 +53,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def main(values: flags.FlagValues, *experiment: str) -> None:
     """Runs, a line for each trial that ends, and a summary."""
     from ftjax.cli.flags import given_fields
+    from ftjax.sweep.backend import Local
     from ftjax.sweep.prepare import is_prepared, prepare
     from ftjax.sweep.record import read
     from ftjax.sweep.run import Sweeper
@@ -63,7 +64,7 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
     if not experiment or not get("workdir"):
         raise UserError("give an experiment's file and --workdir=DIR, as experiments/lora_rank.py --workdir=runs/x")
     overrides = [f"--config.{name}={text}" for name, text in given_fields(values, "config").items()]
-    backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"), get("jobs") or 1)
+    backend = _backend(get("on"), given_fields(values, "launch"), get("preemptions"))
     planned = partial(plan, experiment[0], get("scale"), get("config"), overrides, as_path(get("workdir")))
     sweep = planned()
     records = [read(run) for run in sweep.runs]
@@ -81,6 +82,8 @@ def main(values: flags.FlagValues, *experiment: str) -> None:
             rest = f": {backend.render(record.run, number)}" if left else ""
             print(f"{record.state:<8} {record.run.label}{rest}")
         return
+    if isinstance(backend, Local):
+        backend.check(min(get("jobs") or 1, sum(record.state != "done" for record in records)))
     claim(sweep, get("config"))
     if unprepared:
         _ended_with_children(lambda: prepare(sweep))
@@ -112,13 +115,11 @@ def _ended_with_children(work: Callable[[], T]) -> T:
         signal.signal(signal.SIGTERM, before)
 
 
-def _backend(on: str, given: dict[str, str], preemptions: int, jobs: int) -> Any:
+def _backend(on: str, given: dict[str, str], preemptions: int) -> Any:
     from ftjax.sweep.backend import Local, make
 
     if on == "local":
-        backend = make(Local, given, on)
-        backend.check(jobs)
-        return backend
+        return make(Local, given, on)
     try:
         module = importlib.import_module(f"launch.{on}")  # as configs, of the folder that one runs from
         kind = module.BACKEND

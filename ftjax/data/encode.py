@@ -33,6 +33,12 @@ def prompt_ids(text: str, tokenizer: Any) -> list[int]:
     return ids if ids[:1] == bos else bos + ids
 
 
+def source_of(text: str, tokenizer: Any) -> str:
+    """A text as an encoder's tokenizer is given it: without an eos at its end, where the tokenizer puts one there."""
+    eos = tokenizer.eos_token
+    return text.removesuffix(eos) if eos and tokenizer.eos_token_id in tokenizer("a")["input_ids"][1:] else text
+
+
 def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) -> Encoded:
     """Encodes each text at once; a token is a label iff it starts within the completion, or a marked span.
 
@@ -125,7 +131,7 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
     sources: list[list[int]] = []
     eos = tokenizer.eos_token or ""
     for batch in _batches(len(texts)):
-        prompts = [texts[i].prompt.removesuffix(eos) for i in batch]
+        prompts = [source_of(texts[i].prompt, tokenizer) for i in batch]
         completions = [texts[i].completion.removesuffix(eos).strip() for i in batch]
         read = tokenizer(prompts, verbose=False)["input_ids"]
         written = tokenizer(text_target=completions, verbose=False)["input_ids"]

@@ -140,7 +140,7 @@ def _by_part(setting: Setting, measures: dict[str, Measure], examples: list[Any]
         f"{part}/{name}": found._replace(statistics=found.statistics[part_of == part])
         for part in (parts if len(parts) > 1 else [])
         for name, found in measures.items()
-        if name in names
+        if name in names and len(found.statistics) == len(part_of)  # METEOR's is one of all
     }
 
 

@@ -70,6 +70,7 @@ def read_best(workdir: Path) -> dict[str, np.ndarray]:
 
     Raises:
       UserError: no such run, or it has no checkpoint.
+      RunError: one that may be whole, but cannot be read now.
     """
     read_config(workdir)
     folder = absolute(workdir / "checkpoints" / "best")
@@ -86,6 +87,10 @@ def read_best(workdir: Path) -> dict[str, np.ndarray]:
             like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)  # on the host, whatever mesh trained it
             found = manager.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:  # orbax and tensorstore raise what they like on damaged files
+            if passing := _passing(error):
+                raise RunError(
+                    f"{folder}: checkpoint {step} cannot be read now ({passing}); give the same command again"
+                ) from None
             what = str(error).splitlines()[0]
             raise UserError(
                 f"{folder}: checkpoint {step} cannot be read ({what}); train again in another --workdir"
@@ -135,12 +140,12 @@ class Checkpoints:
                 )
                 found = self._last.restore(step, args=args)
             except Exception as error:  # orbax and tensorstore raise what they like on damaged files
-                what = (str(error) or type(error).__name__).splitlines()[0]
-                if _passes(error):
+                if passing := _passing(error):
                     raise RunError(
-                        f"{self._last.directory}: checkpoint {step} cannot be read now ({what}); give the same command"
-                        " again, or remove it to go on from the one before"
+                        f"{self._last.directory}: checkpoint {step} cannot be read now ({passing}); give the same"
+                        " command again, or remove it to go on from the one before"
                     ) from None
+                what = (str(error) or type(error).__name__).splitlines()[0]
                 log.warning("checkpoint %s is damaged (%s); trying the one before", step, what)
                 damaged.append(step)
                 continue
@@ -162,11 +167,15 @@ class Checkpoints:
                 manager.close()
 
 
-def _passes(error: Exception) -> bool:
-    """Whether an error tells of the machine or the network, not of what the files hold."""
-    if isinstance(error, OSError):
-        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-    return isinstance(error, (MemoryError, *bucket_errors())) or re.match(PASSING, str(error)) is not None
+def _passing(error: BaseException | None) -> str:
+    """What an error, or one that it comes of, tells of the machine or the network; '' where it tells of the files."""
+    absent = FileNotFoundError | NotADirectoryError | IsADirectoryError
+    while error is not None:
+        of_machine = isinstance(error, (OSError, MemoryError, *bucket_errors())) and not isinstance(error, absent)
+        if of_machine or re.match(PASSING, str(error)):
+            return (str(error) or type(error).__name__).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _dicts(values: Tree) -> dict:

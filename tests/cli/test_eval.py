@@ -43,6 +43,7 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     other = f"--config.task.files.test={tmp_path / 'three.csv'}"
     assert main(["eval", run[0], "--split=test", other]) == 0  # the run has none
     assert json.loads(capsys.readouterr().out)["examples"] == 3
+    assert main(["eval", run[0], other]) == 2 and "give --split=test" in capsys.readouterr().err
     assert main(["eval", run[0], "--config.generate.num_beams=3"]) == 2
     assert "config.generate.num_beams=3: set, but nothing" in capsys.readouterr().err
     devices, config = len(jax.devices()), tmp_path / "run" / "config.json"

@@ -101,25 +101,10 @@ def test_chrf():
     assert found.value == pytest.approx(wanted)
     # a: 2 of 3 and of 2; aa, aab: 1 and 0 of 2 and 1, 1 and 0 of the reference's; longer ones are not there
     assert metrics.chrf_counts([" aab "], [["aa"]])[0].tolist() == [
-        3,
-        2,
-        0,
-        0,
-        0,
-        0,
-        2,
-        1,
-        0,
-        0,
-        0,
-        0,
-        2,
-        1,
-        0,
-        0,
-        0,
-        0,
-    ]
+        3, 2, 0, 0, 0, 0,
+        2, 1, 0, 0, 0, 0,
+        2, 1, 0, 0, 0, 0,
+    ]  # fmt: skip
     precision, recall = (2 / 3 + 1 / 2) / 2, 1
     f2 = 5 * precision * recall / (4 * precision + recall)
     assert metrics.sentence_chrf([" aab "], [["aa"]]) == [pytest.approx(f2)]

@@ -57,8 +57,10 @@ def test_a_truncated_newest_checkpoint_is_named_the_one_before_used_and_its_step
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(saved, monkeypatch):
-    restore = ocp.CheckpointManager.restore
+    restore, wrapped = ocp.CheckpointManager.restore, Exception("Encountered error while reading array index")
+    wrapped.__cause__ = ValueError("PERMISSION_DENIED: Error opening a file")  # as orbax has it of an array's file
     for error in (
+        wrapped,
         OSError(errno.EIO, "Input/output error"),
         OSError("Forbidden: the bucket"),
         MemoryError(),
@@ -74,6 +76,9 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(saved, monkeypatch)
         with monkeypatch.context() as patch, pytest.raises(RunError, match=r"last: checkpoint 3 cannot be read now \("):
             patch.setattr(ocp.CheckpointManager, "restore", fails_of_the_newest)
             Checkpoints(saved).restore(state(0))
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"best: checkpoint 2 cannot be read now \(PERM"):
+        patch.setattr(ocp.CheckpointManager, "restore", lambda *_, **__: exec("raise error", {"error": wrapped}))
+        read_best(saved)
     assert Checkpoints(saved).restore(state(0))[1] == {"step": 3}
 
 
