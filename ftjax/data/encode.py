@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftjax.data.encoded import IGNORED, Collector, Encoded
-from ftjax.data.tasks.task import Labelled, Marked, Scored, Text
+from ftjax.data.tasks.task import Labelled, Marked, Scored, Text, class_of
 from ftjax.errors import UserError
 
 BATCH = 1000  # texts per call of the tokenizer
@@ -208,14 +208,6 @@ def _with_labels(
                 value = label(texts[row], out.place(row))
                 out.add(row, [tokens], value, **({"token_type_ids": [types]} if pairs else {}))
     return out.encoded("row", tokenizer.pad_token_id, dtype)
-
-
-def class_of(label: int | str, classes: Sequence[str], where: str) -> int:
-    """The index of a class given by it or by name; UserError where there is none such."""
-    index = label if isinstance(label, int) else classes.index(label) if label in classes else -1
-    if not 0 <= index < len(classes):
-        raise UserError(f"{where}: label '{label}' is none of the classes ({', '.join(classes)}); mend it")
-    return index
 
 
 def score_of(score: float, bounds: Sequence[float], where: str) -> float:

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from ftjax import hub
-from ftjax.data.encode import class_of, encode_regression
+from ftjax.data.encode import encode_regression
 from ftjax.data.encoded import Collector
 from ftjax.data.loader import Loader
-from ftjax.data.tasks.task import Labelled, Scored
+from ftjax.data.tasks.task import Labelled, Scored, class_of
 from ftjax.errors import UserError
 from ftjax.kinds.base import Setting, require
 from ftjax.objectives.body import pooled
