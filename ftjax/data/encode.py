@@ -26,6 +26,12 @@ def bos_of(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
+def eos_of(tokenizer: Any) -> str:
+    """The eos that the tokenizer itself would put behind a text; '' for none."""
+    eos = tokenizer.eos_token_id
+    return tokenizer.eos_token if eos is not None and eos in tokenizer("a")["input_ids"] else ""
+
+
 def prompt_ids(text: str, tokenizer: Any) -> list[int]:
     """The ids of a text that a decoder goes on from, as `encode_lm` begins an example: bos as it says, and no other
     special token that the tokenizer adds."""
@@ -123,9 +129,9 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
         UserError: too long, or a completion without text.
     """
     sources: list[list[int]] = []
-    eos = tokenizer.eos_token or ""
+    eos, own = tokenizer.eos_token or "", eos_of(tokenizer)
     for batch in _batches(len(texts)):
-        prompts = [texts[i].prompt.removesuffix(eos) for i in batch]
+        prompts = [texts[i].prompt.removesuffix(own) for i in batch]
         completions = [texts[i].completion.removesuffix(eos).strip() for i in batch]
         read = tokenizer(prompts, verbose=False)["input_ids"]
         written = tokenizer(text_target=completions, verbose=False)["input_ids"]
