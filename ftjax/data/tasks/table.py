@@ -257,7 +257,8 @@ def classification_task(
 
     def example(row: Mapping[str, Any], eos: str) -> Labelled:
         """The text, or the pair, as it stands, and the class's index."""
-        label = class_of(names.get(row["label"].strip(), row["label"]), classes, place(row), numbers)
+        given: str = row["label"].strip()
+        label = class_of(names.get(given, given), classes, place(row), numbers)
         pair = row.get("text_pair")
         return Labelled(row["text"].strip(), label, None if pair is None else pair.strip())
 
