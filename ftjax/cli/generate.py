@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ftjax.data.chat import Format, chat_format
-from ftjax.data.encode import prompt_ids, source_of
+from ftjax.data.encode import eos_of, prompt_ids
 from ftjax.data.tasks.task import Chat
 from ftjax.decode.options import Options
 from ftjax.errors import UserError
@@ -222,8 +222,8 @@ def tokens_of(start: Start, text: str, where: str) -> list[int]:
         text = start.form.question(Chat((("user", text),)), where)
     if start.model.cfg.encoder is None:
         tokens = prompt_ids(text, start.tokenizer)
-    else:
-        tokens = start.tokenizer(source_of(text, start.tokenizer), verbose=False)["input_ids"]
+    else:  # an eos that the text ends in is the tokenizer's
+        tokens = start.tokenizer(text.removesuffix(eos_of(start.tokenizer)), verbose=False)["input_ids"]
     tokens = tokens or [start.tokenizer.bos_token_id]
     if tokens == [None]:
         raise UserError(f"{where}: an empty prompt, and the tokenizer has no token to begin with (bos)")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftjax.data.encoded import IGNORED, Collector, Encoded
-from ftjax.data.tasks.task import Labelled, Marked, Scored, Text
+from ftjax.data.tasks.task import Labelled, Marked, Scored, Text, class_of
 from ftjax.errors import UserError
 
 BATCH = 1000  # texts per call of the tokenizer
@@ -26,17 +26,17 @@ def bos_of(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
+def eos_of(tokenizer: Any) -> str:
+    """The eos that the tokenizer itself would put behind a text; '' for none."""
+    eos = tokenizer.eos_token_id
+    return tokenizer.eos_token if eos is not None and eos in tokenizer("a")["input_ids"][1:] else ""
+
+
 def prompt_ids(text: str, tokenizer: Any) -> list[int]:
     """The ids of a text that a decoder goes on from, as `encode_lm` begins an example: bos as it says, and no other
     special token that the tokenizer adds."""
     bos, ids = bos_of(tokenizer), tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids if ids[:1] == bos else bos + ids
-
-
-def source_of(text: str, tokenizer: Any) -> str:
-    """A text as an encoder's tokenizer is given it: without an eos at its end, where the tokenizer puts one there."""
-    eos = tokenizer.eos_token
-    return text.removesuffix(eos) if eos and tokenizer.eos_token_id in tokenizer("a")["input_ids"][1:] else text
 
 
 def encode_lm(texts: Sequence[Text | Marked], tokenizer: Any, out: Collector) -> Encoded:
@@ -129,9 +129,9 @@ def encode_seq2seq(texts: Sequence[Text], tokenizer: Any, start: int, out: Colle
         UserError: too long, or a completion without text.
     """
     sources: list[list[int]] = []
-    eos = tokenizer.eos_token or ""
+    eos, own = tokenizer.eos_token or "", eos_of(tokenizer)
     for batch in _batches(len(texts)):
-        prompts = [source_of(texts[i].prompt, tokenizer) for i in batch]
+        prompts = [texts[i].prompt.removesuffix(own) for i in batch]
         completions = [texts[i].completion.removesuffix(eos).strip() for i in batch]
         read = tokenizer(prompts, verbose=False)["input_ids"]
         written = tokenizer(text_target=completions, verbose=False)["input_ids"]
@@ -214,14 +214,6 @@ def _with_labels(
                 value = label(texts[row], out.place(row))
                 out.add(row, [tokens], value, **({"token_type_ids": [types]} if pairs else {}))
     return out.encoded("row", tokenizer.pad_token_id, dtype)
-
-
-def class_of(label: int | str, classes: Sequence[str], where: str) -> int:
-    """The index of a class given by it or by name; UserError where there is none such."""
-    index = label if isinstance(label, int) else classes.index(label) if label in classes else -1
-    if not 0 <= index < len(classes):
-        raise UserError(f"{where}: label '{label}' is none of the classes ({', '.join(classes)}); mend it")
-    return index
 
 
 def score_of(score: float, bounds: Sequence[float], where: str) -> float:

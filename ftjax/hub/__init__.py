@@ -58,8 +58,8 @@ _READS = ContextVar("reads", default=True)
 
 @contextlib.contextmanager
 def without_weights() -> Iterator[None]:
-    """Within it `load` reads config.json alone and makes parameters as with init=random: for `jax.eval_shape`, which
-    computes none of them."""
+    """Within it `load` makes parameters as with init=random, for `jax.eval_shape`, which computes none of them. It
+    downloads no weights; what of a head is new then goes by those that are here, else by config.json's head."""
     token = _READS.set(False)
     try:
         yield
@@ -101,8 +101,7 @@ def load(
     """
     if init not in ("checkpoint", "random"):
         raise UserError(f"init={init!r}: give checkpoint or random")
-    init = init if _READS.get() else "random"
-    folder = files.resolve(path_or_id, weights=init == "checkpoint")
+    folder = files.resolve(path_or_id, weights=init == "checkpoint" and _READS.get())
     hf = files.read_json(folder / "config.json")
     try:
         return _load(folder, hf, dtype, compute_dtype, head, num_classes, seed, sharding, init, fresh, overrides)
@@ -141,11 +140,14 @@ def _load(
     if classes and head not in CLASSIFIERS:
         raise UserError(f"num_classes={classes} needs head {' or '.join(CLASSIFIERS)}, this is head={head!r}")
 
-    tensors = {} if init == "random" else names.normalise(family, files.read_weights(folder))
+    tensors: dict[str, files.Stored] = {}
+    if init == "checkpoint":
+        with contextlib.nullcontext() if _READS.get() else contextlib.suppress(UserError):
+            tensors = names.normalise(family, files.read_weights(folder))
     if head in CLASSIFIERS:
         stored = family.heads[head].weights["classifier/kernel"].name
         theirs = 0
-        if own == head and init == "random":
+        if own == head and not tensors:
             theirs = len(hf.get("id2label", "01"))  # transformers does not write the names of two
         elif own == head and stored in tensors:
             theirs = tensors[stored].shape[0]
@@ -158,7 +160,10 @@ def _load(
     if overrides.get("pooling") in ("mean", "max") and family.heads[head].fields.get("pooler") == "dense":
         overrides = {"pooler": "none", "pooler_dropout": 0.0, **overrides}  # a pooler reads the first token
     model = Transformer(config_of(family, hf, head, dtype=compute_dtype, **overrides))
-    if init == "random":
+    if init == "checkpoint" and not _READS.get() and fresh is not None:
+        held = tensors or ({weight.name for weight in family.heads[own].weights.values()} if own else ())
+        fresh += sorted(names.lacking(family, model, held, head != own))
+    if init == "random" or not _READS.get():
         return model, _random(model, dtype, seed, sharding)
     params = names.read(
         family, model, tensors, dtype=dtype, fresh_head=head != own, seed=seed, sharding=sharding, told=fresh

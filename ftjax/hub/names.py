@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -63,6 +63,15 @@ def listing(names: list[str]) -> str:
     )
 
 
+def lacking(family: Family, model: Transformer, tensors: Collection[str], fresh_head: bool) -> set[str]:
+    """The parameters of the parts of a head of which a file with these tensors holds nothing: of another head than the
+    file's (`fresh_head`) all of them, else those that no file has a place for."""
+    table = family.places(model.cfg)
+    parts = {path: part for path in _shapes(model.cfg) if (part := path.split("/")[0]) in HEADS}
+    held = {part for path, part in parts.items() if path in table and table[path].name in tensors}
+    return {path for path, part in parts.items() if part not in held and (fresh_head or path not in table)}
+
+
 def read(
     family: Family, model: Transformer, tensors: Mapping[str, Stored], *, dtype: Any, fresh_head: bool, seed: int,
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None, told: list[str] | None = None,
@@ -80,9 +89,7 @@ def read(
     shapes = _shapes(model.cfg)
     table = family.places(model.cfg)
     places = {p: (table[p], *_rows(p, table[p], s)) for p, s in shapes.items() if p in table}
-    held = {path.split("/")[0] for path, (_, names, _) in places.items() if any(n in tensors for n in names)}
-    absent = {part for path in shapes if (part := path.split("/")[0]) in HEADS and part not in held}
-    fresh = {path for path in shapes if path.split("/")[0] in absent and (fresh_head or path not in places)}
+    fresh = lacking(family, model, tensors, fresh_head)
 
     wanted = {name: row for path, (_, names, row) in places.items() if path not in fresh for name in names}
     of_heads = {weight.name for head in family.heads.values() for weight in head.weights.values()}

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftjax.data.encode import bos_of, class_of
+from ftjax.data.encode import bos_of
 from ftjax.data.encoded import IGNORED, Collector, Encoded
-from ftjax.data.tasks.task import Choices, Labelled, Text
+from ftjax.data.tasks.task import Choices, Labelled, Text, class_of
 from ftjax.data.templates import fill, template_of
 from ftjax.errors import UserError
 from ftjax.kinds import lm

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from ftjax import hub
-from ftjax.data.encode import class_of, encode_regression
+from ftjax.data.encode import encode_regression
 from ftjax.data.encoded import Collector
 from ftjax.data.loader import Loader
-from ftjax.data.tasks.task import Labelled, Scored
+from ftjax.data.tasks.task import Labelled, Scored, class_of
 from ftjax.errors import UserError
 from ftjax.kinds.base import Setting, require
 from ftjax.objectives.body import pooled
@@ -136,7 +136,7 @@ def vectors(path: str, texts: Sequence[str]) -> np.ndarray:
     """The mean of an encoder's hidden states over each text's tokens, of length 1: `[n, D]` (Reimers & Gurevych 2019).
     A text is its first 128 tokens."""
     model, params = hub.load(path, head="none", pooling="mean")
-    tokenizer, most = hub.tokenizer(path, model.cfg.vocab_size), min(LONGEST, model.cfg.max_positions)
+    tokenizer, most = hub.tokenizer(path, model.cfg.vocab_size), min(LONGEST, model.cfg.room)
     encoded = encode_regression([Scored(text, 0.0) for text in texts], tokenizer, Collector(most, "truncate"))
     inputs = ("input_ids", "segment_ids", "position_ids")
     run = jax.jit(lambda params, batch: pooled(model, {"params": params}, batch, None))

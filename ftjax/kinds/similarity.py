@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ftjax.data.encode import class_of, pieces, score_of
+from ftjax.data.encode import pieces, score_of
 from ftjax.data.encoded import Collector, Encoded
-from ftjax.data.tasks.task import Labelled, Scored, Texts
+from ftjax.data.tasks.task import Labelled, Scored, Texts, class_of
 from ftjax.errors import UserError
 from ftjax.kinds.base import Found, Kind, Result, Setting, Write, measures_of, require
 from ftjax.kinds.classification import score_classes, texts_of

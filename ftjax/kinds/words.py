@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ftjax.data.encode import class_of, pieces, score_of
+from ftjax.data.encode import pieces, score_of
 from ftjax.data.encoded import Collector, Encoded
-from ftjax.data.tasks.task import Labelled, Scored
+from ftjax.data.tasks.task import Labelled, Scored, class_of
 from ftjax.data.templates import Template, fill, template_of
 from ftjax.errors import UserError
 from ftjax.kinds import regression

@@ -122,7 +122,7 @@ def variables(method: Method, cfg: Any, params: Any, adapters: Any, rows: int) -
 
 def labels(method: Method, variables: Any, cfg: Any, model: Config, fresh: Collection[str] = ()) -> Any:
     """The method's labels, with a head that the task adds always trained, as group `head`: one for its classes, and
-    what no checkpoint gave.
+    what the base's checkpoint lacks. A base that is random by intent (model.init) lacks nothing.
 
     Args:
       fresh: paths in the parameters of what is newly initialised.

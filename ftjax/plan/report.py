@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from ftjax import tree
-from ftjax.distill.forward import VOCABULARY
 from ftjax.errors import UserError
 from ftjax.nn import kernels
 from ftjax.parallel.mesh import make_mesh
@@ -111,7 +110,7 @@ def least_seconds(f: Fields, program: Program, mesh: Mesh, machine: Machine, com
     peak = chip.flops * (chip.fp32 if f.model.dtype == "float32" else 1)
     _, length, scored = (*program.shape, 0)[:3]
     cfg, frozen = program.parts.model.cfg, tree.flatten(program.frozen)
-    is_head = cfg.tied_head and cfg.head in VOCABULARY and scored
+    is_head = cfg.head_is_embedding and scored
     tables = rf"params/embed/{'(?!tokens/)' if is_head else ''}.*embedding$"
     looked_up = tree.unflatten({path: x for path, x in frozen.items() if re.match(tables, path)})
     read = compiled.read - (nbytes(looked_up, mesh) if length else 0)  # a step over features has none of them

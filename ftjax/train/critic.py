@@ -74,7 +74,7 @@ def load_critic(name: str, acceptable: str, mesh: Mesh) -> Critic:
         classes = tuple(named[number] for number in sorted(named, key=int))
         variables = {"params": params, "adapters": {}}
         its = (classification(model).outputs, variables, hub.tokenizer(name, model.cfg.vocab_size), classes)
-        limits = (None, model.cfg.max_positions, "error", "right")
+        limits = (None, model.cfg.room, "error", "right")
     require("--acceptable", acceptable, acceptable in classes, f"one of the critic's classes: {', '.join(classes)}")
     return Critic(name, *its, classes.index(acceptable), *limits, teacher_key(model, variables))
 

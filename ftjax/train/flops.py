@@ -105,7 +105,7 @@ def step_flops(
         elif re.search(ATTENDED, path):  # [L, P, K, hd], by every head
             queries = batch * (source if path.startswith("encoder/") else length)
             total += queries * 2.0 * float(np.prod(leaf.shape)) * (cfg.num_heads / leaf.shape[-2]) * 3
-    if scored and cfg.tied_head:
+    if scored and cfg.head_is_embedding:
         trains = label["params/embed/tokens/embedding"] != tree.FREEZE
         total += batch * scored * 2.0 * cfg.vocab_size * cfg.embed_width * (1 + (lowest < end) + trains)
 

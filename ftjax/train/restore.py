@@ -80,8 +80,8 @@ def load_run(workdir: Path, mesh: Mesh | None = None, changes: Mapping[str, Any]
     if mesh is not None:
         config.mesh.update(mesh.shape)
     f = Fields(config)
-    parts = build(f, f.warm_start, mesh)
     best = of_model(read_best(workdir))
+    parts = build(f, f.warm_start, mesh, best)
     variables = put(parts.variables, best, parts.model.cfg.rows, str(workdir))
     return f, parts._replace(variables=variables, fresh=_without(parts, best))
 
@@ -91,9 +91,11 @@ def of_model(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {path: x for path, x in leaves.items() if not path.startswith("distill/")}
 
 
-def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
+def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None, best: Mapping[str, np.ndarray] = {}) -> Parts:
     """The parts of a run, from the base (read onto a mesh, where one is given) or from where another run ended.
 
+    Args:
+      best: what the run itself trained, if it did: of its own classifier the other run's is not asked.
     Raises:
       UserError: as `train.build.build`; a run to start from whose leaves do not fit, or mean something else here.
     """
@@ -110,8 +112,11 @@ def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
                 f"warm_start={warm_start}: method={name} needs the fields of that run, not {', '.join(wrong)}"
             )
     leaves = start.leaves
-    if start.classifies and not _same_classes(start.classifies, f):
-        log.warning("%s: its classifier is of other classes; newly initialised here", warm_start)
+    mine_is = any(re.match(CLASSIFIER, path) for path in best)
+    why = "" if mine_is or not start.classifies else _other_classes(start.classifies, f)
+    if why:
+        log.warning("%s: %s; newly initialised here", warm_start, why)
+    if why or mine_is:
         leaves = {path: x for path, x in leaves.items() if not re.match(CLASSIFIER, path)}
     # What of the base was trained is there before a method looks at the base, what a method made comes after it.
     base = {path: x for path, x in leaves.items() if path.startswith("params/")}
@@ -125,13 +130,13 @@ def build(f: Fields, warm_start: str = "", mesh: Mesh | None = None) -> Parts:
     return parts._replace(variables=variables, fresh=_without(parts, leaves))
 
 
-def _same_classes(theirs: Fields, mine: Fields) -> bool:
-    """Whether the outputs of two runs' classifiers mean the same."""
+def _other_classes(theirs: Fields, mine: Fields) -> str:
+    """Why the outputs of two runs' classifiers do not mean the same, as far as anyone knows; '' where they do."""
     try:
         known, here = [(get_kind(f, get_task(f)), get_task(f).classes(f.task)) for f in (theirs, mine)]
-    except UserError:  # the data that would say so are gone
-        return False
-    return known == here
+    except UserError as error:  # the data that would say so are gone
+        return f"what the classes of its classifier are cannot be told ({error})"
+    return "" if known == here else "its classifier is of other classes"
 
 
 def _without(parts: Parts, leaves: Mapping[str, np.ndarray]) -> tuple[str, ...]:

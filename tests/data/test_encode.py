@@ -196,7 +196,17 @@ def test_nothing_to_encode(decoder):
         encode_lm([], decoder, Collector(9))
 
 
-@pytest.mark.parametrize("label", ["fine", 2, -1])
+def test_a_label_is_a_name_or_where_no_name_is_a_number_an_index(encoder):
+    def labels(classes, *given):
+        return encode_classification([Labelled("a", x) for x in given], encoder, classes, Collector(20)).labels.tolist()
+
+    assert labels(("bad", "good"), "good", "0", "1", 1, "bad") == [1, 0, 1, 1, 0]
+    assert labels(("1", "0"), "1", "0", 1) == [0, 1, 1]
+    with pytest.raises(UserError, match=r"^row 0: label '1' is none of the classes \(9, 10\)"):
+        labels(("9", "10"), "1")
+
+
+@pytest.mark.parametrize("label", ["fine", "2", 2, -1])
 def test_a_label_outside_the_classes(encoder, label):
-    with pytest.raises(UserError, match=rf"^row 0: label '{label}' is none of the classes \(bad, good\)"):
+    with pytest.raises(UserError, match=rf"^row 0: label '{label}' is none of the classes \(0 bad, 1 good\)"):
         encode_classification([Labelled("a", label)], encoder, ("bad", "good"), Collector(20))

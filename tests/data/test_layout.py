@@ -86,6 +86,6 @@ def test_planning_is_fast_and_dense():
     start = time.process_time()
     packed = layout.pack_batches(layout.pack_rows(lengths[:, None], [320], order), 320, 4)
     buckets = layout.bucket_batches(lengths, layout.bucket_lengths(lengths), 8, order)
-    assert time.process_time() - start < 2  # measured 0.2 s
+    assert time.process_time() - start < 10  # measured 0.2 s, on a busy machine 3
     for batches, least in ((packed, 0.9), (buckets, 0.85)):
         assert lengths.sum() / sum(b.length * len(b.rows) for b in batches) > least

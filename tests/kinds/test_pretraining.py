@@ -31,6 +31,7 @@ from ftjax.errors import UserError
 from ftjax.kinds import KINDS
 from ftjax.kinds.masks import continues, masks
 from ftjax.kinds.spans import sentinels_of
+from ftjax.plan.program import abstract_parts
 from ftjax.train.build import build, load_data
 from ftjax.train.checkpoint import read_best
 from ftjax.train.evaluate import evaluate_split
@@ -151,11 +152,23 @@ def test_a_run_from_scratch(configure, runs, objective):
 
 @pytest.mark.parametrize(("source", "new"), [("nsp", set()), ("mlm", {"pooler", "classifier"})])
 def test_of_the_bases_own_head_what_is_new_trains(configure, models, tmp_path, source, new):
+    """By the file; in a plan too, which without one goes by config.json. A random start's is as new as all of it."""
+
+    def trained(parts):
+        labels = tree.flatten(parts.labels["params"])
+        return {path.split("/")[0] for path, label in labels.items() if label != tree.FREEZE}
+
     shutil.copytree(models[source], tmp_path, dirs_exist_ok=True)
-    ftjax.save(tmp_path, *ftjax.load(models[source], init="random"))
     config, _ = configure("nsp", "lora", **{"model.path": str(tmp_path), "model.init": "checkpoint"})
-    labels = tree.flatten(build(Fields(config)).labels["params"])
-    assert {path.split("/")[0] for path, label in labels.items() if label != tree.FREEZE} == new
+    f = Fields(config)
+    assert trained(abstract_parts(f)) == new
+    ftjax.save(tmp_path, *ftjax.load(models[source], init="random"))
+    assert trained(build(f)) == trained(abstract_parts(f)) == new
+    said = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(said))  # as of Google's BERT, whose file has more
+    assert trained(build(f)) == trained(abstract_parts(f)) == new
+    config.model.init = "random"
+    assert trained(abstract_parts(Fields(config))) == set()
 
 
 def test_an_adapter_that_trained_the_bases_head_makes_no_run(models, novels, tmp_path, capsys):

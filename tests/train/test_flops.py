@@ -79,6 +79,16 @@ def test_a_lowest_site_high_in_its_layer_is_counted_as_a_scan_runs_it(make):
     assert -TOLERANCE < ours / theirs - 1 < 0.5 / 3 + TOLERANCE
 
 
+def test_a_table_that_is_no_head_is_not_counted(make):
+    def work(words):
+        model = make("bert", head="tagging", **{**SIZES, "vocab_size": words}).model
+        variables = {"params": abstract(model), "adapters": {}}
+        labels = jax.tree.map(lambda _: "backbone", variables)
+        return step_flops(model.cfg, labels, variables, {}, BATCH, LENGTH, SCORED)
+
+    assert work(512) == work(1024) > 0
+
+
 def test_peak_of_this_machine_is_measured():
     assert 1e8 < peak_flops(1) < 1e16
 

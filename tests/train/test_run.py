@@ -239,16 +239,22 @@ def test_a_classifier_is_taken_over_by_the_classes_that_it_is_of_alone(model, tm
         return str(tmp_path / name)
 
     named, gone = run("named", "sst2"), run("gone", "classification", **{"files.train": "gone.jsonl"})
-    for start, asked, kept in [
-        (named, config("sst2"), True),
-        (named, config("classification", classes=("positive", "negative")), False),
-        (named, config("mnli"), False),
-        (gone, config("sst2"), False),
+    for start, asked, why in [
+        (named, config("sst2"), ""),
+        (named, config("classification", classes=("positive", "negative")), "of other classes"),
+        (named, config("mnli"), "of other classes"),
+        (gone, config("sst2"), "cannot be told (gone.jsonl: "),
     ]:
+        kept = not why
         caplog.clear()
         parts = build(Fields(asked), start)
         assert np.array_equal(parts.variables["params"]["classifier"]["kernel"], kernel) == kept
         assert ("classifier/kernel" in parts.fresh) == ("newly initialised here" in caplog.text) == (not kept)
+        assert why in caplog.text
+    caplog.clear()
+    parts = build(Fields(config("mnli")), gone, best={"params/classifier/kernel": kernel})  # to be put in its place
+    assert "newly initialised" not in caplog.text
+    assert not np.array_equal(parts.variables["params"]["classifier"]["kernel"], kernel)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_state(configure, tmp_path):

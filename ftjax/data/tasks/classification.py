@@ -4,8 +4,8 @@ from typing import Any
 
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row
-from ftjax.data.tasks.table import Source, class_index, found_classes, load_table
-from ftjax.data.tasks.task import Labelled, Split, Task
+from ftjax.data.tasks.table import Source, found_classes, load_table
+from ftjax.data.tasks.task import Labelled, Split, Task, class_of
 from ftjax.errors import UserError
 
 COLUMNS = {"text": "text|sentence|sentence1|premise", "text_pair": "text_pair|sentence2|hypothesis|", "label": "label"}
@@ -24,15 +24,15 @@ SOURCE = Source(COLUMNS, check)
 def load(cfg: Any, split: Split, bad: BadRows) -> list[Row]:
     """Rows with the roles `text`, `label`, a class's name, and, where the file has them, `text_pair`.
 
-    The name is one of `cfg.classes`, by it or by its index. Where there are none, whoever encodes the rows knows what
-    was found: no other split is read for it here.
+    The name is one of `cfg.classes`, by it or by its index. Where there are none, the label stands as it is: whoever
+    encodes the rows knows what was found, and no other split is read for it here.
     """
     if not cfg.classes:
         return load_table(cfg, split, bad, SOURCE)
     known = classes(cfg)
 
     def name(row: Row) -> None:
-        row["label"] = known[class_index(row, known)]
+        row["label"] = known[class_of(row["label"], known, row.where)]
 
     return load_table(cfg, split, bad, SOURCE._replace(check=name))
 

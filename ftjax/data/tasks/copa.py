@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any
 
 from ftjax.data.sources import place
-from ftjax.data.tasks.table import Source, class_index, load_table
-from ftjax.data.tasks.task import Choices, Task
+from ftjax.data.tasks.table import Source, load_table
+from ftjax.data.tasks.task import Choices, Task, class_of
 from ftjax.errors import UserError
 
 COLUMNS = {"premise": "premise", "first": "choice1", "second": "choice2", "question": "question", "label": "label"}
@@ -22,7 +22,7 @@ def example(row: dict[str, Any], eos: str) -> Choices:
     return Choices(
         f"{premise} {LINKS[row['question']]}",
         tuple(f" {option}" for option in options),
-        class_index(row, ("choice1", "choice2")),
+        class_of(row["label"], ("choice1", "choice2"), place(row)),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import FORMATS, Row, find_split, is_hub_id, load_hub, none_left, place, read_rows
-from ftjax.data.tasks.task import Labelled, Scored, Split, Task
+from ftjax.data.tasks.task import Labelled, Scored, Split, Task, class_of
 from ftjax.errors import UserError
 
 Columns = Mapping[str, str]  # role -> column; 'a|b' where files differ; 'a|' where it may be absent
@@ -198,22 +198,6 @@ def part_of(rows: list[Row], bounds: tuple[int, int], cfg: Any, split: Split, na
     return limited(part, cfg, split)
 
 
-def class_index(row: Mapping[str, Any], classes: Sequence[str], numbers: bool = True) -> int:
-    """The index of a row's `label`, given as a class's name or, where no class's name is a number, as an index.
-
-    Raises:
-        UserError: the label is neither.
-    """
-    label = row["label"].strip()
-    if label in classes:
-        return classes.index(label)
-    numbers = numbers and not any(name.isdecimal() for name in classes)
-    if numbers and label.isascii() and label.isdecimal() and int(label) < len(classes):
-        return int(label)
-    known = ", ".join(f"{index} {name}" if numbers else name for index, name in enumerate(classes))
-    raise UserError(f"{place(row)}: label '{label}' is none of the classes ({known}); mend it or the column")
-
-
 def found_classes(cfg: Any, source: Source, role: str) -> tuple[str, ...]:
     """cfg.classes, or where there are none all that the training rows hold: sorted, numbers by size.
 
@@ -273,7 +257,8 @@ def classification_task(
 
     def example(row: Mapping[str, Any], eos: str) -> Labelled:
         """The text, or the pair, as it stands, and the class's index."""
-        label = class_index(Row({"label": names.get(row["label"].strip(), row["label"])}, place(row)), classes, numbers)
+        given: str = row["label"].strip()
+        label = class_of(names.get(given, given), classes, place(row), numbers)
         pair = row.get("text_pair")
         return Labelled(row["text"].strip(), label, None if pair is None else pair.strip())
 

@@ -1,10 +1,11 @@
 """What a task is, and the kinds of examples that rows become."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ftjax.data.bad import BadRows
 from ftjax.data.sources import Row
+from ftjax.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 
@@ -30,6 +31,28 @@ class Labelled(NamedTuple):
     text: str
     label: int | str
     text_pair: str | None = None
+
+
+def class_of(label: int | str, classes: Sequence[str], where: str, numbers: bool = True) -> int:
+    """The index of a class, given by name, or by it: written out only where no class's name is a number.
+
+    Args:
+        numbers: whether an index that is written out is taken at all.
+    Raises:
+        UserError: the label is neither.
+    """
+    numbers = numbers and not any(name.isdecimal() for name in classes)
+    index = label if isinstance(label, int) else -1
+    if isinstance(label, str):
+        label = label.strip()
+        if label in classes:
+            return classes.index(label)
+        if numbers and label.isascii() and label.isdecimal():
+            index = int(label)
+    if not 0 <= index < len(classes):
+        known = ", ".join(f"{index} {name}" if numbers else name for index, name in enumerate(classes))
+        raise UserError(f"{where}: label '{label}' is none of the classes ({known}); mend it or the column")
+    return index
 
 
 class Scored(NamedTuple):
