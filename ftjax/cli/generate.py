@@ -78,12 +78,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_integer("max_new_tokens", 64, "tokens to generate at most", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_integer("stop_id", [], "a token that ends an answer, beside the model's", flag_values=values)
     flags.DEFINE_integer(
-        "decoder_start_token_id", None, "of an encoder-decoder; by default config.json's", flag_values=values
+        "decoder_start_token_id", None, "of an encoder-decoder; by default as the model's files say", flag_values=values
     )
     for name, which in FORCED.items():
         flags.DEFINE_integer(
-            name, None, f"the {which} token, whatever the model says, -1: none; by default generation_config.json's or"
-            " config.json's", flag_values=values,
+            name, None, f"the {which} token, whatever the model says, -1: none; by default as its files say",
+            flag_values=values,
         )  # fmt: skip
     define_decoding(values)
 
@@ -162,16 +162,16 @@ def main(values: flags.FlagValues) -> None:
             print(before[i] + sequence.text, flush=True)
 
 
-def load(name: str, is_run: bool) -> Start:
-    """What a run or a model continues prompts with."""
+def load(name: str, is_run: bool, languages: tuple[str, str] | None = None) -> Start:
+    """What a run or a model continues prompts with; a run's languages are its own, a model's as `hub.tokenizer`'s."""
     from ftjax import hub
     from ftjax.train.restore import load_run
 
     if not is_run:
         model, params = hub.load(name, head="lm")
-        tokenizer = hub.tokenizer(name)
+        tokenizer = hub.tokenizer(name, languages=languages)
         start = hub.decoder_start(name, tokenizer) if model.cfg.encoder else None
-        ends, forced = hub.ends(name, tokenizer), hub.forced(name)
+        ends, forced = hub.ends(name, tokenizer), hub.forced(name, tokenizer)
         return Start(model, params, None, params, tokenizer, lambda tokens: tokens, start, {}, ends, forced)
     f, parts = load_run(as_path(name))
     params = parts.variables["params"]

@@ -142,7 +142,7 @@ def _write_text(f: Any, default: Any, values: flags.FlagValues, output: Path, hy
     task = get_task(f)
     if not get_kind(f, task).writes or task.chunked:
         raise UserError(f"task.name={f.task.name}: has no prompts and answers here; --sequences needs some")
-    start = load(f.distill.teacher, is_run(f.distill.teacher))
+    start = load(f.distill.teacher, is_run(f.distill.teacher), task.languages and task.languages(f.task))
     examples, where, _ = read_examples(f, task, "train", "")
     setting = Setting(f, task, start.tokenizer, start.model, (), start.decoder_start, lambda: examples)
     asked: dict[str, Asked] = {}

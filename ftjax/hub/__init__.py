@@ -199,6 +199,7 @@ def save(
       like: a directory, a hub id or a shipped model, mostly the one that was loaded: its special ids, which our Config
         does not hold, its tokenizer and generation config are written too.
       extra: further config.json entries (pad_token_id, eos_token_id, id2label, ...), which go before those of `like`.
+        A generation config gets those of how answers begin and end, which transformers reads there first.
     Raises:
       UserError: a model that no known family can hold, parameters that are not the model's, or a bucket's path.
     """
@@ -214,6 +215,8 @@ def save(
     if base and base.resolve() != folder.resolve():
         for file in files.beside(base):
             shutil.copyfile(file, folder / file.name)
+    if (file := folder / files.GENERATION).exists():
+        files.amend(file, {key: value for key, value in (extra or {}).items() if key in files.EDGES})
 
 
 def family_of(cfg: Config) -> Family:
@@ -261,10 +264,9 @@ def tokenizer(
 def decoder_start(path_or_id: str | os.PathLike, tokenizer: Any) -> int | None:
     """The token that an encoder-decoder's decoder begins with: the language that its tokenizer puts behind a target
     (mBART's), or what its config.json names, if it does."""
-    if getattr(tokenizer, "tgt_lang", None):
-        last = tokenizer(text_target="")["input_ids"][-1]
-        if last != tokenizer.eos_token_id:  # of mBART-50 the language comes first, and is learned
-            return last
+    language = _language(tokenizer, -1)
+    if language is not None:
+        return language
     folder = files.resolve(path_or_id, weights=False)
     return files.read_json(folder / "config.json").get("decoder_start_token_id")
 
@@ -278,17 +280,30 @@ def ends(path_or_id: str | os.PathLike, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys([eos, *named])) if isinstance(named, list) and eos in named else (eos,)
 
 
-def forced(path_or_id: str | os.PathLike) -> dict[str, Any]:
+def forced(path_or_id: str | os.PathLike, tokenizer: Any) -> dict[str, Any]:
     """The first and the last token that a checkpoint's answers are given, as `ftjax.decode.options` names them; from
-    the files of `ends`."""
+    the files of `ends`. A first one is the language that its tokenizer puts before a target (mBART-50's), if it does:
+    what is learned."""
     said = _decoding(path_or_id)
     found = {name: said.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+    language = _language(tokenizer, 0)
+    if found["forced_bos_token_id"] is not None and language is not None:
+        found["forced_bos_token_id"] = language
     return {name: tuple(ids) if isinstance(ids, list) else ids for name, ids in found.items()}
+
+
+def _language(tokenizer: Any, at: int) -> int | None:
+    """The id of the language that a tokenizer which is told one puts before (0) or behind (-1) a target: mBART-50's
+    comes first, mBART's last."""
+    if not getattr(tokenizer, "tgt_lang", None):
+        return None
+    token = tokenizer(text_target="")["input_ids"][at]
+    return None if token == tokenizer.eos_token_id else token
 
 
 def _decoding(path_or_id: str | os.PathLike) -> dict[str, Any]:
     folder = files.resolve(path_or_id, weights=False)
-    if (folder / "generation_config.json").exists():
-        return files.read_json(folder / "generation_config.json")
+    if (folder / files.GENERATION).exists():
+        return files.read_json(folder / files.GENERATION)
     hf = files.read_json(folder / "config.json")
     return {**FAMILIES[hf["model_type"]].decoding, **hf}

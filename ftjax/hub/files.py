@@ -20,7 +20,9 @@ SHARDS = "model-*-of-*.safetensors"
 TEXT = ("*.json", "*.txt", "*.jinja", "*.model")
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
 TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", *SENTENCEPIECE)  # any of them is one
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+GENERATION = "generation_config.json"
+EDGES = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")  # in it, or in config.json
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")  # in config.json
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
@@ -103,8 +105,15 @@ def special_ids(folder: Path) -> dict[str, Any]:
 
 def beside(folder: Path) -> list[Path]:
     """The files of a checkpoint's tokenizer, and its generation config."""
-    named = [folder / name for name in (*TOKENIZER, "merges.txt", *SETTINGS)]
+    named = [folder / name for name in (*TOKENIZER, "merges.txt", *SETTINGS, GENERATION)]
     return [*(file for file in named if file.exists()), *folder.glob("*.jinja")]
+
+
+def amend(path: Path, entries: Mapping[str, Any]) -> None:
+    """Sets entries of a json file, or makes it; one that says them already is left as it is."""
+    said = read_json(path) if path.exists() else {}
+    if any(said.get(key) != value for key, value in entries.items()):
+        path.write_text(json.dumps({**said, **entries}, indent=2) + "\n", "utf-8")
 
 
 def _read(path: Path) -> dict[str, Stored]:

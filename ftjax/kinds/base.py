@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
     decoder_start: the first token of an encoder-decoder's decoder.
     demonstrations: () -> the training split's examples, to show some of them in a prompt.
-    ends, forced: how the model's answers end and begin, by its files (`hub.ends`, `hub.forced`).
+    ends, forced: how the model's answers end and begin (`hub.ends`, `hub.forced`).
     """
 
     f: Any  # the config

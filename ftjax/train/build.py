@@ -217,7 +217,7 @@ def build(
     tokenizer = hub.tokenizer(cfg.path, model.cfg.vocab_size, task.languages and task.languages(f.task))
     start = None if model.cfg.encoder is None else hub.decoder_start(cfg.path, tokenizer)
     demonstrations = lambda: read_examples(f, task, "train", tokenizer.eos_token or "")[0]  # noqa: E731
-    ends, forced = hub.ends(cfg.path, tokenizer), hub.forced(cfg.path)
+    ends, forced = hub.ends(cfg.path, tokenizer), hub.forced(cfg.path, tokenizer)
     setting = Setting(f, task, tokenizer, model, classes, start, demonstrations, ends, forced)
     params = kind.params(setting, params, jax.random.fold_in(jax.random.key(f.seed), 2))
     dtypes = jax.tree.map(lambda x: x.dtype, params)

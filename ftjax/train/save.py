@@ -27,12 +27,15 @@ def save_model(f: Fields, parts: Parts, params: Any, folder: Path, runs: Sequenc
     if classes := parts.task.classes(f.task):
         extra["id2label"] = {str(i): name for i, name in enumerate(classes)}
         extra["label2id"] = {name: i for i, name in enumerate(classes)}
-        if parts.tokenizer.pad_token_id is not None:
+        base = files.special_ids(files.resolve(f.model.path, weights=False))
+        if parts.tokenizer.pad_token_id is not None and "pad_token_id" not in base:
             extra["pad_token_id"] = parts.tokenizer.pad_token_id
-            extra |= files.special_ids(files.resolve(f.model.path, weights=False))  # the base's, where it names one
+    told = getattr(parts.tokenizer, "tgt_lang", None)  # by the task, perhaps, and not by the base's files
+    languages = {name: getattr(parts.tokenizer, name) for name in ("src_lang", "tgt_lang")} if told else {}
     with whole(folder) as aside:
         for name, (model, values) in parts.kind.models(parts.setting, params).items():
             hub.save(aside / name, model, values, like=f.model.path, extra=extra)
+            files.amend(aside / name / "tokenizer_config.json", languages)
         (aside / "README.md").write_text(card(f, parts, params, runs), "utf-8")
 
 

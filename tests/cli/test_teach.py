@@ -5,10 +5,13 @@ import json
 import pytest
 
 import ftjax
+from ftjax.cli import teach
 from ftjax.cli.main import main
+from ftjax.data.tasks import TASKS
 from ftjax.data.tokenizer import train_tokenizer
 from ftjax.distill import sequence
 from ftjax.distill.cache import INDEX
+from ftjax.errors import UserError
 from ftjax.train import cache
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "ran", "home", "again")
@@ -263,6 +266,16 @@ def test_what_is_found_wrong(run, tmp_path, monkeypatch, distill, source, flags,
     code, _, err = run("teach", distill, *flags, source=source)
     assert code == 2 and len(err) == 1 and words in err[0], err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_teacher_is_told_the_languages_of_the_task(run, tmp_path, monkeypatch):
+    def load(name, is_run, languages):
+        raise UserError(f"{languages}")
+
+    monkeypatch.setattr(teach, "load", load)
+    monkeypatch.setitem(TASKS, "lm", TASKS["lm"]._replace(languages=lambda cfg: ("en", "de")))
+    code, _, err = run("teach", "sequence", f"--output={tmp_path / 'x'}", "--sequences")
+    assert code == 2 and err == ["ftjax: ('en', 'de')"]
 
 
 def test_texts_without_an_answer(folder, run, tmp_path):

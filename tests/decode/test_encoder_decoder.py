@@ -48,7 +48,7 @@ def pair(request, tmp_path_factory):
         theirs.generation_config.forced_bos_token_id = 7
     folder = tmp_path_factory.mktemp(request.param)
     theirs.eval().save_pretrained(folder)
-    return theirs, *ftjax.load(folder, head="lm"), theirs.config.decoder_start_token_id, ftjax.hub.forced(folder)
+    return theirs, *ftjax.load(folder, head="lm"), theirs.config.decoder_start_token_id, ftjax.hub.forced(folder, None)
 
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
@@ -104,6 +104,7 @@ def test_what_files_say_of_answers(tmp_path, config, generation, ends, forced):
     (tmp_path / "config.json").write_text(json.dumps(config))
     if generation:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert ftjax.hub.ends(tmp_path, SimpleNamespace(eos_token_id=1)) == ends
-    assert tuple(ftjax.hub.forced(tmp_path).values()) == forced
+    tokenizer = SimpleNamespace(eos_token_id=1)
+    assert ftjax.hub.ends(tmp_path, tokenizer) == ends
+    assert tuple(ftjax.hub.forced(tmp_path, tokenizer).values()) == forced
     assert ftjax.hub.ends(tmp_path, SimpleNamespace(eos_token_id=None)) == ()

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 import ftjax
 from configs import task as configs
 from configs.default import get_config
+from ftjax.cli.generate import load
 from ftjax.data.encode import encode_seq2seq
 from ftjax.data.encoded import IGNORED, Collector
 from ftjax.data.loader import Loader
@@ -22,8 +23,9 @@ from ftjax.errors import UserError
 from ftjax.kinds.lm import encode_texts
 from ftjax.methods.prefix import Shift
 from ftjax.objectives.lm import causal_lm
-from ftjax.train.build import room_of_text
+from ftjax.train.build import build, room_of_text
 from ftjax.train.evaluate import evaluate_split
+from ftjax.train.fields import Fields
 from ftjax.train.loop import train
 from ftjax.train.restore import load_run
 from ftjax.train.save import save_model
@@ -162,6 +164,42 @@ def test_languages(tmp_path, made, source, target, labels):
         ftjax.hub.tokenizer(tmp_path, languages=("xx", "de"))
 
 
+@pytest.mark.parametrize(("made", "first"), [(hf.MBartTokenizer, False), (hf.MBart50Tokenizer, True)])
+def test_the_language_that_is_learned(tmp_path, made, first):
+    """Of a base that writes Romanian, answers are in the task's, here and by transformers from an export's files."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    tokenizer = made(src_lang="en_XX", tgt_lang="ro_RO")
+    tokenizer.save_pretrained(base)
+    romanian, german = (tokenizer.lang_code_to_id[code] for code in ("ro_RO", "de_DE"))
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 8)
+    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads"), 1)
+    model = hf.MBartForConditionalGeneration(
+        hf.MBartConfig(vocab_size=len(tokenizer), decoder_attention_heads=1, max_position_embeddings=80, **sizes)
+    )
+    model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id = 2 if first else romanian
+    model.generation_config.forced_bos_token_id = romanian if first else None
+    model.save_pretrained(base)
+    config = get_config(f"model={base},task=multi30k,method=full")
+    config.task.source, config.task.target, config.task.max_length = "en", "de", 24
+    f = Fields(config)
+    parts = build(f)
+    start, forced = (2, german) if first else (german, None)
+    for found in (parts.setting, load(str(base), False, ("en", "de"))):
+        assert (found.decoder_start, found.forced["forced_bos_token_id"]) == (start, forced)
+    named = parts.setting._replace(task=parts.task._replace(classes=lambda cfg: ("a", "b")))
+    save_model(f, parts._replace(setting=named), parts.variables["params"], out, [])
+    learned = ftjax.hub.tokenizer(out)
+    assert (learned.src_lang, learned.tgt_lang) == ("en_XX", "de_DE") and type(learned) is made
+    assert ftjax.hub.decoder_start(out, learned) == start
+    assert ftjax.hub.forced(out, learned) == parts.setting.forced
+    theirs, config = hf.GenerationConfig.from_pretrained(out), hf.AutoConfig.from_pretrained(out)
+    assert (theirs.decoder_start_token_id, theirs.forced_bos_token_id) == (start, forced)
+    assert config.decoder_start_token_id == start and config.id2label == {0: "a", 1: "b"} and config.pad_token_id == 1
+    ftjax.save(tmp_path / "same", parts.model, parts.variables["params"], like=base)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "same" / name).read_bytes() == (base / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("folder", "method"), [("t5", "full"), ("t5", "prompt"), ("bart", "lora")], indirect=["folder"]
 )
@@ -189,5 +227,5 @@ def test_a_run(folder, tmp_path, method):
     low, high = metrics["perplexity_interval"]
     assert low <= metrics["perplexity"] <= high
     if method == "lora":  # a BART without a word of it would force an end
-        save_model(f, parts, parts.method.merge(**parts.variables), tmp_path / "out", [])
-        assert ftjax.hub.forced(tmp_path / "out") == ftjax.hub.forced(folder)
+        save_model(f, parts, parts.method.merge(**parts.variables, model=parts.model.cfg), tmp_path / "out", [])
+        assert ftjax.hub.forced(tmp_path / "out", None) == ftjax.hub.forced(folder, None)
