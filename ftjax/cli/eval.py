@@ -61,14 +61,17 @@ def main(values: flags.FlagValues) -> None:
             )
         saved = read_run(as_path(workdir))
         f, parts = load_run(as_path(workdir), _mesh(saved, changes), changes)
+        split = split or f.task.eval_split
+        if other := [path for path in changes if path.startswith("task.files.") and not path.endswith(split)]:
+            raise UserError(
+                f"--config.{other[0]}: the {split} split is evaluated; give --split={other[0].split('.')[-1]}"
+            )
         check = partial(f.check_all_read, saved, among=changes)
     else:
         config, default = read_config(values)
         f = Fields(config)
         parts, check = build(f, mesh=make_mesh(f.mesh)), partial(f.check_all_read, default, among=CHECKED)
     split = split or f.task.eval_split
-    if other := [path for path in overrides(values) if path.startswith("task.files.") and not path.endswith(split)]:
-        raise UserError(f"--config.{other[0]}: the {split} split is evaluated; give --split={other[0].split('.')[-1]}")
     if parts.fresh:
         log.warning(
             "not in the checkpoint, newly initialised: %s; it was never trained, so this is what a random head does",
