@@ -1,7 +1,7 @@
 """ftjax eval --workdir=RUN [--split=test]: a run's best checkpoint on a split, with 95% bootstrap intervals.
 
-Of a run, --config.task.files.test=FILE, --config.task.files.validation=FILE and --config.generate.FIELD=VALUE may be
-others than it was trained with.
+Of a run, --config.task.files.test=FILE, --config.task.files.validation=FILE, --config.generate.FIELD=VALUE and the mesh
+may be others than it was trained with.
 ftjax eval --config=configs/default.py:model=...,task=... evaluates a model as it is, before any training; where its
 head is new, a line on stderr says that nothing trained it.
 Per-example outputs go to the run's folder as eval-<split>.jsonl, or to --output.
@@ -53,25 +53,22 @@ def main(values: flags.FlagValues) -> None:
         raise UserError(f"--split={split}: give train, validation or test")
     if values["output"].value:
         check_other(None, as_path(values["output"].value), "--output")
+    changes = overrides(values) if workdir else {}
     if workdir:
-        changes = overrides(values)
         if fixed := [path for path in changes if not path.startswith(MAY_CHANGE)]:
             raise UserError(
                 f"--config.{fixed[0]}: it is as in the run of --workdir; only {', '.join(MAY_CHANGE)}* may be others"
             )
         saved = read_run(as_path(workdir))
         f, parts = load_run(as_path(workdir), _mesh(saved, changes), changes)
-        split = split or f.task.eval_split
-        if other := [path for path in changes if path.startswith("task.files.") and not path.endswith(split)]:
-            raise UserError(
-                f"--config.{other[0]}: the {split} split is evaluated; give --split={other[0].split('.')[-1]}"
-            )
         check = partial(f.check_all_read, saved, among=changes)
     else:
         config, default = read_config(values)
         f = Fields(config)
         parts, check = build(f, mesh=make_mesh(f.mesh)), partial(f.check_all_read, default, among=CHECKED)
     split = split or f.task.eval_split
+    if other := [path for path in changes if path.startswith("task.files.") and not path.endswith(split)]:
+        raise UserError(f"--config.{other[0]}: the {split} split is evaluated; give --split={other[0].split('.')[-1]}")
     if parts.fresh:
         log.warning(
             "not in the checkpoint, newly initialised: %s; it was never trained, so this is what a random head does",
