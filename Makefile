@@ -1,4 +1,5 @@
-# On a fresh machine, `make demo` and `make test` are all the set-up.
+# On a fresh machine, `make demo` and `make test` are all the set-up. Bytecode is made of what is imported, as it is: of
+# all that is installed it takes longer than the installation.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,13 +10,13 @@ READY_TEST := $(VENV)/.installed-test
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -e .
+	$(BIN)/pip install -q --no-compile -e .
 	touch $@
 
 # torch and peft are for the parity tests alone; the pinned release first, where it can be had as a CPU build.
 $(READY_TEST): $(READY)
-	$(BIN)/pip install -q torch==2.13.0 || true
-	$(BIN)/pip install -q -e '.[test]'
+	$(BIN)/pip install -q --no-compile torch==2.13.0 || true
+	$(BIN)/pip install -q --no-compile -e '.[test]'
 	touch $@
 
 demo: $(READY)

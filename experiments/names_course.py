@@ -51,20 +51,18 @@ LIST = {"task.data": "{prepared}/names.txt"}
 
 MODELS = {"nano": "nano-gpt", "small": "stories260K", "paper": "HuggingFaceTB/SmolLM2-135M"}
 SEEDS = {"nano": range(2), "small": range(1), "paper": range(1)}
-COMMON = {
-    "task.max_length": 160, "generate.max_new_tokens": 16, "generate.examples": 1000, "data.layout": "buckets",
-    "data.buckets": 2,
-}  # fmt: skip
+COMMON = {"task.max_length": 160, "generate.max_new_tokens": 16, "generate.examples": 1000}
+ROWS = {"data.layout": "buckets", "data.buckets": 2}  # a batch is exactly so many names
 REVERSE: dict[str, dict[str, Any]] = {
-    "nano": {**COMMON, "steps": 700, "eval_every": 700, "batch_size": 64},
-    "small": {**COMMON, "steps": 1500, "eval_every": 1500, "batch_size": 64},
+    "nano": {**COMMON, "steps": 400, "eval_every": 400, "batch_size": 64, "optimizer.learning_rate": 2e-3},
+    "small": {**COMMON, **ROWS, "steps": 1500, "eval_every": 1500, "batch_size": 64},
     "paper": {
-        **COMMON, "epochs": 3.0, "batch_size": 16, "optimizer.learning_rate": 5e-5, "optimizer.weight_decay": 0.01,
-        "optimizer.no_decay": "", "optimizer.schedule": "cosine", "optimizer.warmup": 0.0,
+        **COMMON, **ROWS, "epochs": 3.0, "batch_size": 16, "optimizer.learning_rate": 5e-5, "optimizer.no_decay": "",
+        "optimizer.weight_decay": 0.01, "optimizer.schedule": "cosine", "optimizer.warmup": 0.0,
     },
 }  # fmt: skip
 VOWELS: dict[str, dict[str, Any]] = {
-    "nano": {"steps": 600, "eval_every": 600, "batch_size": 64},
+    "nano": {"steps": 400, "eval_every": 400, "batch_size": 64},
     "small": {**LIST, "steps": 1500, "eval_every": 1500, "batch_size": 64},
     "paper": {
         **LIST, "task.eval_split": "test", "task.max_length": 32, "epochs": 2.0, "batch_size": 32,
@@ -74,6 +72,7 @@ VOWELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ASKED = {"nano": 100, "small": 100, "paper": 200}  # names, each in all wordings
 LORA = {"method.rank": 16, "method.targets": ("all_linear",)}
+LORA_RATE = {"nano": {"optimizer.learning_rate": 6e-3}, "small": {}, "paper": {"optimizer.learning_rate": 5e-4}}
 
 percent = True
 paper = {
@@ -83,7 +82,7 @@ paper = {
 
 def trials(scale: str) -> list[Trial]:
     """Columns are the wordings in which names are asked, and the vowels' accuracy."""
-    lora = {**LORA, "optimizer.learning_rate": 5e-4} if scale == "paper" else LORA
+    lora = {**LORA, **LORA_RATE[scale]}
     backwards: Cells = {
         ("untouched", ""): ("task=lm,method=full", {**FILES, **UNTOUCHED}),
         ("backwards, full", ""): ("task=lm,method=full", FILES),

@@ -21,14 +21,17 @@ class Continuation(NamedTuple):
     ended: bool  # by an end token or a stop string; else there was room for no more
 
 
-def bucket(length: int, smallest: int = 16) -> int:
-    """The padded length of a prompt: the next power of two, so that n lengths compile log n times."""
-    return max(smallest, 1 << (length - 1).bit_length())
+def bucket(length: int, smallest: int = 16, largest: int | None = None) -> int:
+    """The padded length of a prompt: the next power of two, so that n lengths compile log n times; no more than
+    `largest`, where no prompt is longer."""
+    size = max(smallest, 1 << (length - 1).bit_length())
+    return size if largest is None else min(size, largest)
 
 
-def lay(prompts: Sequence[Sequence[int]], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask `[rows, T]` of the prompts, padded left to the longest one's bucket; the first fills up the rows."""
-    length = bucket(max(map(len, prompts)))
+def lay(prompts: Sequence[Sequence[int]], rows: int, largest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask `[rows, T]` of the prompts, padded left to the longest one's `bucket`; the first fills up the
+    rows."""
+    length = bucket(max(map(len, prompts)), largest=largest)
     ids = np.zeros((rows, length), np.int32)
     mask = np.zeros_like(ids)
     for row, prompt in enumerate([*prompts, *[prompts[0]] * (rows - len(prompts))]):

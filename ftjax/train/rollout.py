@@ -64,7 +64,7 @@ class Rollout:
         self._seed, self._samples, self._share, self._temperature = f.seed, samples, share, temperature
         self._left = f.data.pad_side == "left"
         self._new = new_tokens(parts, data.encoded, f.generate.max_new_tokens)
-        longest = max(len(prompt_of(data.encoded, i)) for i in range(len(data.encoded)))
+        self._longest = longest = max(len(prompt_of(data.encoded, i)) for i in range(len(data.encoded)))
         added = parts.around.size if parts.around else 0
         seq2seq = data.encoded.source is not None
         if (needed := self._new + (1 if seq2seq else longest - added)) > f.task.max_length:
@@ -104,7 +104,7 @@ class Rollout:
         """Tokens `[rows, samples, N]` and lengths `[rows, samples]` for each prompt, then for filler."""
         parts = self._parts
         drawn = continuations(
-            parts.model, variables["params"], *lay(prompts, rows),
+            parts.model, variables["params"], *lay(prompts, rows, self._longest),
             adapters=parts.method.expand(variables["adapters"], variables["params"]),
             max_new_tokens=self._new, do_sample=True, temperature=self._temperature,
             num_return_sequences=self._samples, seed=self._seed,
@@ -114,8 +114,8 @@ class Rollout:
 
     def _lay(self, asked: list[np.ndarray], answers: list[np.ndarray], rows: np.ndarray, count: int) -> Arrays:
         """The arrays of a batch of `count` rows, from what a decoder reads, its answers, and the row of each."""
-        longest = max(map(len, asked))
-        length = (1 if self._encoded.source else bucket(longest)) + self._new - 1
+        longest = bucket(max(map(len, asked)), largest=self._longest)
+        length = (1 if self._encoded.source else longest) + self._new - 1
         batch = {name: np.zeros((count, length), np.int32) for name in ("input_ids", "segment_ids", "position_ids")}
         batch["label_positions"] = np.zeros((count, self._new), np.int32)
         batch["labels"] = np.full((count, self._new), IGNORED, np.int32)

@@ -71,6 +71,8 @@ def test_a_batch_is_what_was_drawn(started, folder, monkeypatch, case):
     found = np.asarray(log_probs(parts.model, variables, batch)).sum(1)
     np.testing.assert_allclose(found, drawn[0].scores.ravel(), rtol=1e-4, atol=1e-4)
     assert len(batch["labels"]) == 12 and len({tuple(row) for row in batch["labels"].tolist()}) > 6
+    longest = 1 if case == "seq2seq" else max(len(prompt_of(data.encoded, i)) for i in range(len(data.encoded)))
+    assert batch["input_ids"].shape[1] <= longest + batch["labels"].shape[1] - 1  # no power of two is computed
     for row, prompt in enumerate(prompt_of(data.encoded, i) for i in host["example"].max(1) for _ in range(3)):
         ids, first = batch["input_ids"][row], batch["label_positions"][row, 0]
         if case == "seq2seq":
