@@ -25,7 +25,7 @@ from ftjax.files import as_path, check_other, write_rows
 
 log = logging.getLogger(__name__)
 # no part of an evaluation reads the first, and only some the others; what is of training alone may stand there
-CHECKED = ("warm_start", "task.shots", "task.demonstrations", "generate.num_beams")
+CHECKED = ("warm_start", "task.shots", "task.demonstrations", "generate.num_beams", "generate.samples")
 MAY_CHANGE = ("task.files.validation", "task.files.test", "generate.", "mesh.")  # of a run: what these begin
 
 

@@ -46,6 +46,7 @@ STORED = 64  # tokens of a label
 # fields that answers could be thought to depend on; what is of training alone may stand there
 CHECKED = (
     "task.shots", "task.demonstrations", "generate.max_new_tokens", "generate.examples", "generate.num_beams",
+    "generate.samples",
 )  # fmt: skip
 
 

@@ -66,7 +66,9 @@ class Evaluator:
             self._batch_size = f.eval_batch_size
             beams = f.generate.num_beams if any(of_text) else 1  # read here for an evaluation of the run later, too
             require("generate.num_beams", beams, beams >= 1, "1 or more")
-            self._beams = beams if self._scores_text else 1
+            samples = f.generate.samples if any(of_text) else 0
+            require("generate.samples", samples, samples >= 0, "0 or more")
+            self._beams, self._samples = (beams, samples) if self._scores_text else (1, 0)
         objective, whole = parts.objective, NamedSharding(mesh, PartitionSpec())
         if objective.outputs is not None:
             outputs = objective.outputs
@@ -86,7 +88,8 @@ class Evaluator:
     def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, Measure], Rows]:
         """(metrics, rows): all the answers that a metric needs, else `samples` of them.
 
-        With `generate.num_beams` the metrics of text are also by beam search: `bleu_beam5` beside the greedy `bleu`.
+        With `generate.num_beams` the metrics of text are also by beam search, `bleu_beam5` beside the greedy `bleu`;
+        with `generate.samples` also means over so many drawn answers, `bleu_sampled8`, what a policy gradient raises.
         """
         given = [
             jax.tree.map(np.asarray, self._run(train, frozen, batch))
@@ -107,22 +110,20 @@ class Evaluator:
             limit = self._limit if self._scores_text else samples
         variables, score, outputs = tree.join(train, frozen), kind.score, gather(given, len(encoded))
 
-        def scored(beams: int) -> Result:
-            write = Write(lambda examples: self._answers(variables, examples, beams), limit, self._scores_text)
+        def scored(**decoding: Any) -> Result:
+            write = Write(lambda examples: self._answers(variables, examples, decoding), limit, self._scores_text)
             return score(self._parts.setting, self._data.examples, encoded, outputs, write)
 
-        measures, rows = scored(1)
+        measures, rows = scored()
         if self._writes and self._beams > 1:
-            by_beams, their_rows = scored(self._beams)
-            mark = f"_beam{self._beams}"
-            of_text = lambda name: name.rpartition("/")[2] in WRITTEN  # noqa: E731  of a mixture's part, too
-            measures |= {f"{name}{mark}": found for name, found in by_beams.items() if of_text(name)}
-            for row, theirs in zip(rows, their_rows, strict=True):
-                row |= {f"{name}{mark}": theirs[name] for name in ("prediction", *WRITTEN) if name in theirs}
+            add(f"_beam{self._beams}", measures, rows, [scored(num_beams=self._beams)])
+        if self._writes and self._samples:
+            drawn = [scored(do_sample=True, seed=seed) for seed in range(self._samples)]
+            add(f"_sampled{self._samples}", measures, rows, drawn)
         return measures, rows
 
-    def _answers(self, variables: Tree, examples: Sequence[int], beams: int) -> list[str]:
-        """Greedy answers, or the best of some beams, to what training saw before the first labelled token."""
+    def _answers(self, variables: Tree, examples: Sequence[int], decoding: dict[str, Any]) -> list[str]:
+        """Answers, greedy where `decoding` says nothing else, to what training saw before the first labelled token."""
         parts, encoded = self._parts, self._data.encoded
         prompts = [prompt_of(encoded, i) for i in examples]
         adapters = parts.method.expand(variables["adapters"], variables["params"])
@@ -134,12 +135,31 @@ class Evaluator:
         for most, chosen in by_room.items():
             new = generate_batches(
                 parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
-                batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most, num_beams=beams,
+                batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most, **decoding,
                 **edges(parts), **parts.setting.forced,
             ) if most > 0 else [[]] * len(chosen)  # fmt: skip
             for i, tokens in zip(chosen, new):
                 answers[i] = parts.tokenizer.decode(tokens, skip_special_tokens=True)
         return answers
+
+
+def add(mark: str, measures: dict[str, Measure], rows: Rows, found: Sequence[Result]) -> None:
+    """The metrics of text of other answers to the same prompts, under names with a mark: in the mean over `found`, of
+    which a row has each `prediction`."""
+    for name, one in found[0].measures.items():
+        if name.rpartition("/")[2] in WRITTEN:  # of a mixture's part, too
+            every = [result.measures[name] for result in found]
+            values = None if one.rows is None else np.mean([each.rows for each in every], 0).tolist()
+            measures[f"{name}{mark}"] = one._replace(
+                statistics=np.mean([each.statistics for each in every], 0), rows=values
+            )
+    for row, *theirs in zip(rows, *(result.rows for result in found), strict=True):
+        for name in ("prediction", *WRITTEN):
+            if name in theirs[0]:
+                values = [other[name] for other in theirs]
+                row[f"{name}{mark}"] = (
+                    values[0] if len(values) == 1 else values if name == "prediction" else float(np.mean(values))
+                )
 
 
 def prompt_of(encoded: Encoded, index: int) -> list[int]:

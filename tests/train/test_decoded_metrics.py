@@ -1,4 +1,4 @@
-"""`generate.num_beams`: metrics of text by beam search beside the greedy ones."""
+"""Metrics of text by beam search (`generate.num_beams`) and of drawn answers (`.samples`) beside the greedy ones."""
 
 import json
 
@@ -70,6 +70,22 @@ def test_they_stand_beside_the_greedy_ones(configure):
     predictions, references = [row["prediction_beam3"] for row in rows], [row["references"] for row in rows]
     assert both["rouge_l_beam3"] == measure("rouge_l", predictions, references).value
     assert [row["rouge_l_beam3"] for row in rows] == measure("rouge_l", predictions, references).rows
+
+
+def test_drawn_answers_in_the_mean(configure):
+    plain, *_ = evaluated(configure()[0])
+    both, rows, parts = evaluated(configure(**{"generate.samples": 3})[0])
+    added = {f"{name}_sampled3" for name in parts.metrics if name != "perplexity"}
+    assert both.keys() - plain.keys() == added | {f"{name}_interval" for name in added}
+    assert {name: both[name] for name in plain} == plain
+    drawn = list(zip(*(row["prediction_sampled3"] for row in rows), strict=True))  # draws, rows
+    assert len(set(drawn)) == 3 and all(len(row) == len(rows) for row in drawn)
+    references = [row["references"] for row in rows]
+    each = [measure("rouge_l", draw, references) for draw in drawn]
+    np.testing.assert_allclose(both["rouge_l_sampled3"], np.mean([one.value for one in each]))
+    np.testing.assert_allclose([row["rouge_l_sampled3"] for row in rows], np.mean([one.rows for one in each], 0))
+    pooled = measure("bleu", [text for draw in drawn for text in draw], references * 3)
+    np.testing.assert_allclose(both["bleu_sampled3"], pooled.value)
 
 
 def test_a_run_keeps_them(configure, tmp_path):
