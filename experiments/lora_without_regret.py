@@ -31,8 +31,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cells import Recipe
+from experiments.cells import UNTOUCHED, Recipe
 from experiments.commands import command
+from ftjax.data.names import names
+from ftjax.files import write_rows
 from ftjax.sweep import Trial
 from ftjax.sweep.record import Record
 
@@ -64,12 +66,15 @@ HALVES = {"nano": (16, 8), "small": (16, 8), "paper": (256, 128)}  # ranks of at
 BATCHES = {"nano": (128,), "small": (), "paper": (256,)}
 MIDDLE = {"nano": 8, "small": 16, "paper": 256}  # the rank of the rows by batch size
 
-POLICY = {
-    **CONSTANT, "steps": 40, "eval_every": 40, "batch_size": 16, "generate.examples": 300, "distill.samples": 8,
-    "warm_start": "{prepared}/start", "task.max_length": 64,
+SHORT = {
+    **{f"task.files.{split}": f"{{prepared}}/short-{split}.jsonl" for split in ("train", "validation")},
+    "task.max_length": 32, "generate.examples": 400, "generate.samples": 4,
 }  # fmt: skip
+STARTED = {**CONSTANT, **SHORT, "warm_start": "{prepared}/start"}
+POLICY = {**STARTED, "steps": 60, "eval_every": 60, "batch_size": 32, "distill.samples": 8}
 POLICY_RATES = (3e-5, 1e-4)  # of full fine-tuning; LoRA's are ten times as high
-START = {"steps": 320, "eval_every": 320, "batch_size": 64, "generate.examples": 300, "seed": 0}
+START = {**SHORT, "steps": 200, "eval_every": 200, "batch_size": 64, "optimizer.learning_rate": 2e-3, "seed": 0}
+REWARD = "exact_match_sampled4"
 Rows = dict[str, tuple[str, dict[str, Any]]]  # row -> the method and what else of the axes, fields
 
 
@@ -94,8 +99,12 @@ def trials(scale: str) -> list[Trial]:
         return made
     policy: Rows = {"policy, LoRA, rank 1": _lora(1), "policy, full": ("full", {})}
     policy = {row: (f"{method},distill=policy", fields) for row, (method, fields) in policy.items()}
-    recipe = RECIPES[scale]._replace(fields=POLICY)
-    return [*made, *recipe.trials(_by_rate(policy, POLICY_RATES, 10), {"exact_match": "exact_match"})]
+    cells = {
+        ("policy, start", "0"): ("method=full", {**STARTED, **UNTOUCHED}),
+        **_by_rate({row: (axes, {**POLICY, **fields}) for row, (axes, fields) in policy.items()}, POLICY_RATES, 10),
+    }
+    recipe = Recipe("model=nano-gpt,task=lm", {}, RECIPES[scale].seeds)
+    return [*made, *recipe.trials(cells, {"reward": REWARD})]
 
 
 def _lora(rank: int, *targets: str) -> tuple[str, dict[str, Any]]:
@@ -120,11 +129,14 @@ def _batch(scale: str, size: int) -> dict[str, Any]:
 
 
 def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:
-    """The start of the policy gradients, which spells some names right."""
-    if scale == "nano":
-        command(
-            "train", "model=nano-gpt,task=reverse,method=full", {**START, **fields}, f"--workdir={folder / 'start'}"
-        )
+    """Short names, and the start of the policy gradients, which spells some of them right."""
+    if scale != "nano":
+        return
+    short = [name for name in names(20000, seed=0) if len(name) <= 6]
+    for split, part in (("train", short[:12000]), ("validation", short[12000:12400])):
+        write_rows(folder / f"short-{split}.jsonl", [{"prompt": f"{x} =", "completion": f" {x[::-1]}"} for x in part])
+    start = {name: x.format(prepared=folder) if isinstance(x, str) else x for name, x in START.items()}
+    command("train", "model=nano-gpt,task=lm,method=full", {**start, **fields}, f"--workdir={folder / 'start'}")
 
 
 def render(records: Sequence[Record]) -> str:
@@ -132,12 +144,13 @@ def render(records: Sequence[Record]) -> str:
     values: dict[str, dict[float, list[float]]] = {}
     for record in records:
         row, found = record.run.trial.row, record.result["metrics"]
-        value = found["exact_match"] if row.startswith("policy") else -found["loss"]
+        value = found[REWARD] if row.startswith("policy") else -found["loss"]
         values.setdefault(row, {}).setdefault(float(record.run.trial.column), []).append(value)
     means = {row: {rate: statistics.fmean(x) for rate, x in rates.items()} for row, rates in values.items()}
     best = {row: max(rates, key=rates.__getitem__) for row, rates in means.items()}
     edge = {row: len(rates) > 2 and best[row] in (min(rates), max(rates)) for row, rates in values.items()}
-    lines = [f"{row}: {best[row]:g}{' (at an end of those tried)' if edge[row] else ''}" for row in best]
+    tried = [row for row in best if len(values[row]) > 1]
+    lines = [f"{row}: {best[row]:g}{' (at an end of those tried)' if edge[row] else ''}" for row in tried]
     ranks = [best[row] for row in best if row.startswith("LoRA, rank") and "batch" not in row]
     if "full" in best and ranks:
         mean = math.exp(statistics.fmean(math.log(rate / best["full"]) for rate in ranks))

@@ -76,7 +76,7 @@ def test_every_table_builds_at_every_scale(table, tmp_path):
                 task = TASKS[run.config["task.name"]]
                 known = {"loss", *(KINDS[run.config["task.objective"] or task.objectives[0]].metrics or task.metrics)}
                 for name in (run.trial.metrics or experiment.metrics).values():
-                    assert re.sub(r"_beam\d+$", "", name.rpartition("/")[2]) in known, run.label
+                    assert re.sub(r"_(beam|sampled)\d+$", "", name.rpartition("/")[2]) in known, run.label
             made += len(found)
     series = getattr(importlib.import_module(f"experiments.{Path(table).stem}"), "SERIES", {})
     assert made and "{cost}" not in experiment.doc
