@@ -29,18 +29,19 @@ from typing import Any
 from experiments.cells import Cells, Recipe, at_scale
 from experiments.commands import command
 from experiments.glue import GLUE, by_task
-from experiments.made import PEOPLE_FILES, TEXT_FILES, write_people
+from experiments.made import NOUN_FILES, TALES, write_people, write_tales
 from ftjax.files import write_json, write_text
 from ftjax.hub.files import ASSETS
 from ftjax.sweep import Trial
 
-COST = 1.08  # of a step of replaced words, in steps of masked ones
-STEPS = (300, 1200)
+COST = 1.10  # of a step of replaced words, in steps of masked ones
+STEPS = (500, 2000)
+SHAPE = {"num_hidden_layers": 2, "hidden_size": 128, "embedding_size": 128, "intermediate_size": 512}
 PRETRAIN: dict[str, Any] = {"batch_size": 32, "task.max_length": 64, "optimizer.learning_rate": 1e-3, "seed": 0}
 ROWS = {"masked words": "mlm", "replaced words": "rtd"}
 NANO = {
-    **PEOPLE_FILES, "task.max_train_rows": 96, "steps": 150, "eval_every": 150, "batch_size": 16, "task.max_length": 64,
-    "optimizer.learning_rate": 1.5e-4, "model.init": "random", "model.path": "{prepared}/shape",
+    **NOUN_FILES, "steps": 100, "eval_every": 100, "batch_size": 16, "task.max_length": 64,
+    "optimizer.learning_rate": 3e-4, "model.init": "random", "model.path": "{prepared}/shape",
 }  # fmt: skip
 PAPER = {
     "epochs": 3.0, "batch_size": 32, "task.max_length": 128, "data.overlong": "truncate", "optimizer.warmup": 0.1,
@@ -92,11 +93,10 @@ paper = at_scale(SERIES, trials)
 
 
 def _write_shape(folder: Path) -> None:
-    """An ELECTRA of nano-bert's shape and tokenizer, without weights: a BERT has no head that tells replaced words."""
+    """A small ELECTRA with nano-bert's tokenizer, without weights: a BERT has no head that tells replaced words."""
     folder.mkdir(exist_ok=True)
     config = json.loads((ASSETS / "nano-bert" / "config.json").read_text("utf-8"))
-    config |= {"model_type": "electra", "architectures": ["ElectraForPreTraining"]}
-    config["embedding_size"] = config["hidden_size"]
+    config |= {"model_type": "electra", "architectures": ["ElectraForPreTraining"], "num_attention_heads": 4, **SHAPE}
     write_json(folder / "config.json", config)
     for file in (ASSETS / "nano-bert").glob("tokenizer*"):
         write_text(folder / file.name, file.read_text("utf-8"))
@@ -107,8 +107,9 @@ def prepare(scale: str, folder: Path, fields: Mapping[str, Any]) -> None:
     if scale != "nano":
         return
     write_people(folder)
+    write_tales(folder)
     _write_shape(folder / "shape")
-    files = {name: path.format(prepared=folder) for name, path in TEXT_FILES.items()}
+    files = {name: path.format(prepared=folder) for name, path in TALES.items()}
     for kind in ROWS.values():
         for steps in STEPS:
             count = round(steps / COST) if kind == "rtd" else steps

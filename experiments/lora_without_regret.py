@@ -39,9 +39,11 @@ from ftjax.sweep import Trial
 from ftjax.sweep.record import Record
 
 CONSTANT = {"optimizer.schedule": "constant", "optimizer.warmup": 0.0}
-NANO = {
-    **CONSTANT, "steps": 100, "eval_every": 100, "batch_size": 32, "generate.examples": 1, "task.validation_size": 400,
+SHORT: dict[str, Any] = {
+    **{f"task.files.{split}": f"{{prepared}}/short-{split}.jsonl" for split in ("train", "validation")},
+    "task.max_length": 32,
 }  # fmt: skip
+NANO = {**CONSTANT, **SHORT, "steps": 100, "eval_every": 100, "batch_size": 32, "generate.examples": 1}
 SMALL = {
     **CONSTANT, "steps": 100, "eval_every": 100, "batch_size": 8, "generate.examples": 1, "task.max_train_rows": 2000,
     "task.max_eval_rows": 500,
@@ -52,7 +54,7 @@ PAPER = {
     "model.dtype": "bfloat16", "model.remat": True,
 }  # fmt: skip
 RECIPES = {
-    "nano": Recipe("model=nano-gpt,task=reverse", NANO, range(2)),
+    "nano": Recipe("model=nano-gpt,task=lm", NANO, range(2)),
     "small": Recipe("model=nano-gpt,task=e2e", SMALL, range(1)),
     "paper": Recipe("model=meta-llama/Llama-3.1-8B,task=chat", PAPER, range(1)),
 }
@@ -66,14 +68,19 @@ HALVES = {"nano": (16, 8), "small": (16, 8), "paper": (256, 128)}  # ranks of at
 BATCHES = {"nano": (128,), "small": (), "paper": (256,)}
 MIDDLE = {"nano": 8, "small": 16, "paper": 256}  # the rank of the rows by batch size
 
-SHORT = {
-    **{f"task.files.{split}": f"{{prepared}}/short-{split}.jsonl" for split in ("train", "validation")},
-    "task.max_length": 32, "generate.examples": 400, "generate.samples": 4,
-}  # fmt: skip
-STARTED = {**CONSTANT, **SHORT, "warm_start": "{prepared}/start"}
+DRAWN = {"generate.examples": 400, "generate.samples": 4}
+STARTED = {**CONSTANT, **SHORT, **DRAWN, "warm_start": "{prepared}/start"}
 POLICY = {**STARTED, "steps": 60, "eval_every": 60, "batch_size": 32, "distill.samples": 8}
 POLICY_RATES = (3e-5, 1e-4)  # of full fine-tuning; LoRA's are ten times as high
-START = {**SHORT, "steps": 200, "eval_every": 200, "batch_size": 64, "optimizer.learning_rate": 2e-3, "seed": 0}
+START = {
+    **SHORT,
+    **DRAWN,
+    "steps": 200,
+    "eval_every": 200,
+    "batch_size": 64,
+    "optimizer.learning_rate": 2e-3,
+    "seed": 0,
+}
 REWARD = "exact_match_sampled4"
 Rows = dict[str, tuple[str, dict[str, Any]]]  # row -> the method and what else of the axes, fields
 
@@ -103,7 +110,7 @@ def trials(scale: str) -> list[Trial]:
         ("policy, start", "0"): ("method=full", {**STARTED, **UNTOUCHED}),
         **_by_rate({row: (axes, {**POLICY, **fields}) for row, (axes, fields) in policy.items()}, POLICY_RATES, 10),
     }
-    recipe = Recipe("model=nano-gpt,task=lm", {}, RECIPES[scale].seeds)
+    recipe = RECIPES[scale]._replace(fields={})
     return [*made, *recipe.trials(cells, {"reward": REWARD})]
 
 

@@ -38,6 +38,15 @@ WORDS = (  # among which a pronoun is sought
 )  # fmt: skip
 AFTER = ("then {he} went away.", "{he} did not say {his} name.", "{his} face was pale.", "what had {he} done?")
 PEOPLE = {"man": MEN, "woman": WOMEN}
+DID = (
+    "came in", "sat down", "went away", "looked at the letter", "stood at the window", "waited at the gate",
+    "walked to the village", "opened the door", "took a book", "lay in bed", "ran to the river", "wrote a letter",
+)  # fmt: skip
+LATER = (
+    "then {he} {did}.", "{he} {did} and {also}.", "{his} face was pale.", "what had {he} done?",
+    "nobody knew {his} name.", "{he} did not say {his} name.", "{he} lost {his} {thing}.",
+    "{his} {thing} was in the {other}.", "they saw {him} when {he} {did}.", "{he} {did} with {his} {thing}.",
+)  # fmt: skip
 
 VENUES = ("pub", "restaurant", "coffee shop")
 FOODS = ("English", "Italian", "French", "Indian", "Chinese", "Japanese")
@@ -56,6 +65,7 @@ def files(name: str) -> dict[str, Any]:
 
 
 RESTAURANTS, RESTAURANT_TEXTS, TEXT_FILES = files("restaurants"), files("restaurant-texts"), files("texts")
+TALES = files("tales")
 DESCRIPTIONS = {  # of the runs that learn to describe them
     **RESTAURANTS, "task.max_length": 256, "steps": 250, "eval_every": 250, "batch_size": 8, "generate.examples": 100,
 }  # fmt: skip
@@ -87,6 +97,18 @@ def spoken_of(seed: int) -> list[str]:
         found.append(f"{row['text']} {rng.choice(AFTER).format(he=he, his=his)}")
     rng.shuffle(found)
     return found
+
+
+def tales(seed: int) -> Iterator[str]:
+    """A sentence about somebody and two that say what he or she did, in many wordings, without end."""
+    rng = random.Random(seed)
+    pronouns = {"man": ("he", "his", "him"), "woman": ("she", "her", "her")}
+    while True:
+        kind = rng.choice(list(PEOPLE))
+        parts = dict(zip(("he", "his", "him"), pronouns[kind]))
+        parts |= dict(zip(("did", "also"), rng.sample(DID, 2))) | dict(zip(("thing", "other"), rng.sample(THINGS, 2)))
+        told = [text.format(**parts) for text in rng.sample(LATER, 2)]
+        yield " ".join([rng.choice(SENTENCES).format(rng.choice(PEOPLE[kind])), *told])
 
 
 def restaurants(seed: int) -> Iterator[dict[str, Any]]:
@@ -132,6 +154,13 @@ def write_people(folder: Path) -> None:
         "texts-validation": [{"text": text} for text in texts[:held]],
     }.items():  # fmt: skip
         write_rows(folder / f"{name}.jsonl", part)
+
+
+def write_tales(folder: Path) -> None:
+    """8,000 of them to train on and 400 others."""
+    made = tales(seed=0)
+    for split, count in (("train", 8000), ("validation", 400)):
+        write_rows(folder / f"tales-{split}.jsonl", [{"text": text} for text in islice(made, count)])
 
 
 def write_pronouns(folder: Path) -> None:
