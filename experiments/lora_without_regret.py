@@ -71,7 +71,7 @@ MIDDLE = {"nano": 8, "small": 16, "paper": 256}  # the rank of the rows by batch
 DRAWN = {"generate.examples": 400, "generate.samples": 4}
 STARTED = {**CONSTANT, **SHORT, **DRAWN, "warm_start": "{prepared}/start"}
 POLICY = {**STARTED, "steps": 60, "eval_every": 60, "batch_size": 32, "distill.samples": 8}
-POLICY_RATES = (3e-5, 1e-4)  # of full fine-tuning; LoRA's are ten times as high
+POLICY_RATES = (1e-4,)  # of full fine-tuning; LoRA's is ten times as high
 START = {
     **SHORT,
     **DRAWN,
