@@ -15,8 +15,8 @@ and batches is one cell of it, 1e-5 and 8; its cells are of the whole developmen
 run on files of them); accuracy on MRPC and QQP too, and demonstrations drawn from all examples, where the paper takes
 the half of each class that is nearest (task.demonstration_encoder).
 
-nano: 35 runs of 40 steps, five seeds, 29 minutes on 2 busy cores: found, a prompt is ahead of a head (58 and 52 with 2
-a class, 68 and 60 with 8); not found: demonstrations cost 4 to 7 points, and training gains nothing on the untouched
+nano: 35 runs of 40 steps, five seeds, 4 minutes on 2 cores: found, a prompt is ahead of a head (58 and 52 with 2 a
+class, 68 and 60 with 8); not found: demonstrations cost 4 to 7 points, and training gains nothing on the untouched
 prompt (69).
 """
 
