@@ -1,5 +1,5 @@
-# On a fresh machine, `make demo` and `make test` are all the set-up. Bytecode is made of what is imported, as it is: of
-# all that is installed it takes longer than the installation.
+# On a fresh machine, `make demo` and `make test` are all the set-up. Bytecode is made when a module is imported: of
+# all that is installed it takes minutes.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

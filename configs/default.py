@@ -60,7 +60,7 @@ def get_config(axes: str = "") -> Any:  # a ConfigDict, of whose fields a type c
                 max_new_tokens=placeholder(int),
                 examples=placeholder(int),
                 num_beams=1,  # over 1: the metrics of text by beam search too, as <metric>_beam<n>
-                samples=0,  # over 0: of so many answers drawn at temperature 1 too, as <metric>_sampled<n>
+                samples=0,  # over 0: of so many answers drawn at temperature 1, together, too, as <metric>_sampled<n>
             ),
         )
     )

@@ -36,7 +36,10 @@ from ftjax.sweep import Trial
 
 COST = 1.10  # of a step of replaced words, in steps of masked ones
 STEPS = (500, 2000)
-SHAPE = {"num_hidden_layers": 2, "hidden_size": 128, "embedding_size": 128, "intermediate_size": 512}
+SHAPE = {
+    "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 128, "embedding_size": 128,
+    "intermediate_size": 512,
+}  # fmt: skip
 PRETRAIN: dict[str, Any] = {"batch_size": 32, "task.max_length": 64, "optimizer.learning_rate": 1e-3, "seed": 0}
 ROWS = {"masked words": "mlm", "replaced words": "rtd"}
 NANO = {
@@ -96,7 +99,7 @@ def _write_shape(folder: Path) -> None:
     """A small ELECTRA with nano-bert's tokenizer, without weights: a BERT has no head that tells replaced words."""
     folder.mkdir(exist_ok=True)
     config = json.loads((ASSETS / "nano-bert" / "config.json").read_text("utf-8"))
-    config |= {"model_type": "electra", "architectures": ["ElectraForPreTraining"], "num_attention_heads": 4, **SHAPE}
+    config |= {"model_type": "electra", "architectures": ["ElectraForPreTraining"], **SHAPE}
     write_json(folder / "config.json", config)
     for file in (ASSETS / "nano-bert").glob("tokenizer*"):
         write_text(folder / file.name, file.read_text("utf-8"))

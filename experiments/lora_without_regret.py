@@ -68,19 +68,14 @@ HALVES = {"nano": (16, 8), "small": (16, 8), "paper": (256, 128)}  # ranks of at
 BATCHES = {"nano": (128,), "small": (), "paper": (256,)}
 MIDDLE = {"nano": 8, "small": 16, "paper": 256}  # the rank of the rows by batch size
 
-DRAWN = {"generate.examples": 400, "generate.samples": 4}
-STARTED = {**CONSTANT, **SHORT, **DRAWN, "warm_start": "{prepared}/start"}
-POLICY = {**STARTED, "steps": 60, "eval_every": 60, "batch_size": 32, "distill.samples": 8}
+STARTED = {
+    **CONSTANT, **SHORT, "generate.examples": 400, "generate.samples": 4, "warm_start": "{prepared}/start",
+}  # fmt: skip
+POLICY = {"steps": 60, "eval_every": 60, "batch_size": 32, "distill.samples": 8}
 POLICY_RATES = (1e-4,)  # of full fine-tuning; LoRA's is ten times as high
 START = {
-    **SHORT,
-    **DRAWN,
-    "steps": 200,
-    "eval_every": 200,
-    "batch_size": 64,
-    "optimizer.learning_rate": 2e-3,
-    "seed": 0,
-}
+    **SHORT, "steps": 200, "eval_every": 200, "batch_size": 64, "optimizer.learning_rate": 2e-3, "seed": 0,
+}  # fmt: skip
 REWARD = "exact_match_sampled4"
 Rows = dict[str, tuple[str, dict[str, Any]]]  # row -> the method and what else of the axes, fields
 
@@ -105,12 +100,9 @@ def trials(scale: str) -> list[Trial]:
     if scale != "nano":
         return made
     policy: Rows = {"policy, LoRA, rank 1": _lora(1), "policy, full": ("full", {})}
-    policy = {row: (f"{method},distill=policy", fields) for row, (method, fields) in policy.items()}
-    cells = {
-        ("policy, start", "0"): ("method=full", {**STARTED, **UNTOUCHED}),
-        **_by_rate({row: (axes, {**POLICY, **fields}) for row, (axes, fields) in policy.items()}, POLICY_RATES, 10),
-    }
-    recipe = RECIPES[scale]._replace(fields={})
+    policy = {row: (f"{method},distill=policy", {**POLICY, **own}) for row, (method, own) in policy.items()}
+    cells = {("policy, start", "0"): ("method=full", UNTOUCHED)} | _by_rate(policy, POLICY_RATES, 10)
+    recipe = RECIPES[scale]._replace(fields=STARTED)
     return [*made, *recipe.trials(cells, {"reward": REWARD})]
 
 
@@ -150,14 +142,13 @@ def render(records: Sequence[Record]) -> str:
     """Each row's best rate, and LoRA's over full fine-tuning's."""
     values: dict[str, dict[float, list[float]]] = {}
     for record in records:
-        row, found = record.run.trial.row, record.result["metrics"]
-        value = found[REWARD] if row.startswith("policy") else -found["loss"]
-        values.setdefault(row, {}).setdefault(float(record.run.trial.column), []).append(value)
+        row, loss = record.run.trial.row, record.result["metrics"]["loss"]
+        if not row.startswith("policy"):  # of which there is one rate
+            values.setdefault(row, {}).setdefault(float(record.run.trial.column), []).append(-loss)
     means = {row: {rate: statistics.fmean(x) for rate, x in rates.items()} for row, rates in values.items()}
     best = {row: max(rates, key=rates.__getitem__) for row, rates in means.items()}
     edge = {row: len(rates) > 2 and best[row] in (min(rates), max(rates)) for row, rates in values.items()}
-    tried = [row for row in best if len(values[row]) > 1]
-    lines = [f"{row}: {best[row]:g}{' (at an end of those tried)' if edge[row] else ''}" for row in tried]
+    lines = [f"{row}: {best[row]:g}{' (at an end of those tried)' if edge[row] else ''}" for row in best]
     ranks = [best[row] for row in best if row.startswith("LoRA, rank") and "batch" not in row]
     if "full" in best and ranks:
         mean = math.exp(statistics.fmean(math.log(rate / best["full"]) for rate in ranks))

@@ -43,10 +43,10 @@ DID = (
     "walked to the village", "opened the door", "took a book", "lay in bed", "ran to the river", "wrote a letter",
 )  # fmt: skip
 LATER = (
-    "then {he} {did}.", "{he} {did} and {also}.", "{his} face was pale.", "what had {he} done?",
-    "nobody knew {his} name.", "{he} did not say {his} name.", "{he} lost {his} {thing}.",
+    *AFTER, "then {he} {did}.", "{he} {did} and {also}.", "nobody knew {his} name.", "{he} lost {his} {thing}.",
     "{his} {thing} was in the {other}.", "they saw {him} when {he} {did}.", "{he} {did} with {his} {thing}.",
 )  # fmt: skip
+PRONOUNS = {"man": {"he": "he", "his": "his", "him": "him"}, "woman": {"he": "she", "his": "her", "him": "her"}}
 
 VENUES = ("pub", "restaurant", "coffee shop")
 FOODS = ("English", "Italian", "French", "Indian", "Chinese", "Japanese")
@@ -64,8 +64,8 @@ def files(name: str) -> dict[str, Any]:
     return {f"task.files.{split}": f"{{prepared}}/{name}-{split}.jsonl" for split in ("train", "validation")}
 
 
-RESTAURANTS, RESTAURANT_TEXTS, TEXT_FILES = files("restaurants"), files("restaurant-texts"), files("texts")
-TALES = files("tales")
+RESTAURANTS, RESTAURANT_TEXTS = files("restaurants"), files("restaurant-texts")
+TEXT_FILES, TALES = files("texts"), files("tales")
 DESCRIPTIONS = {  # of the runs that learn to describe them
     **RESTAURANTS, "task.max_length": 256, "steps": 250, "eval_every": 250, "batch_size": 8, "generate.examples": 100,
 }  # fmt: skip
@@ -90,11 +90,9 @@ def people(part: str = "all") -> list[dict[str, Any]]:
 def spoken_of(seed: int) -> list[str]:
     """Each noun's sentences, shuffled, each followed by one that says he or she."""
     rng = random.Random(seed)
-    pronouns = {"man": ("he", "his"), "woman": ("she", "her")}
     found = []
     for row in people():
-        he, his = pronouns[row["label"]]
-        found.append(f"{row['text']} {rng.choice(AFTER).format(he=he, his=his)}")
+        found.append(f"{row['text']} {rng.choice(AFTER).format(**PRONOUNS[row['label']])}")
     rng.shuffle(found)
     return found
 
@@ -102,11 +100,10 @@ def spoken_of(seed: int) -> list[str]:
 def tales(seed: int) -> Iterator[str]:
     """A sentence about somebody and two that say what he or she did, in many wordings, without end."""
     rng = random.Random(seed)
-    pronouns = {"man": ("he", "his", "him"), "woman": ("she", "her", "her")}
     while True:
         kind = rng.choice(list(PEOPLE))
-        parts = dict(zip(("he", "his", "him"), pronouns[kind]))
-        parts |= dict(zip(("did", "also"), rng.sample(DID, 2))) | dict(zip(("thing", "other"), rng.sample(THINGS, 2)))
+        (did, also), (thing, other) = rng.sample(DID, 2), rng.sample(THINGS, 2)
+        parts = {**PRONOUNS[kind], "did": did, "also": also, "thing": thing, "other": other}
         told = [text.format(**parts) for text in rng.sample(LATER, 2)]
         yield " ".join([rng.choice(SENTENCES).format(rng.choice(PEOPLE[kind])), *told])
 

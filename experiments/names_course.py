@@ -18,8 +18,8 @@ stories260K (--config.model.path=DIR), names.txt. paper: the notebooks' recipe, 
 tokens, the padding that they train on, and their sampling at temperature 0.1. small and paper read
 WORKDIR/prepared/names.txt, to be put there before.
 
-nano: 8 runs, two seeds, MINUTES. Found: what is trained on one wording answers it (88%) and no other (0%); trained on
-all four, all (76 to 80%); vowels 99.2%. The base's own text costs twice as many bits afterwards (1.99; 4.07).
+nano: 8 runs, two seeds, 9 minutes on 2 cores. Found: what is trained on one wording answers it (88%) and no other (0%);
+trained on all four, all (76 to 80%); vowels 99.2%. The base's own text costs twice the bits afterwards (1.99; 4.07).
 """
 
 import json
@@ -82,13 +82,14 @@ paper = {
 def trials(scale: str) -> list[Trial]:
     """Columns are the wordings in which names are asked, and the vowels' accuracy."""
     lora = {**LORA, "optimizer.learning_rate": 5e-4} if scale == "paper" else LORA
-    backwards: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    backwards: Cells = {
         ("untouched", ""): ("task=lm,method=full", {**FILES, **UNTOUCHED}),
         ("backwards, full", ""): ("task=lm,method=full", FILES),
+        ("backwards, LoRA", ""): ("task=lm,method=lora", {**FILES, **lora}),
         ("backwards, full, four wordings", ""): ("task=lm,method=full", FOUR),
     }
-    if scale != "nano":  # where so few steps are too few for it
-        backwards[("backwards, LoRA", "")] = ("task=lm,method=lora", {**FILES, **lora})
+    if scale == "nano":  # whose steps are too few for it
+        backwards = {cell: own for cell, own in backwards.items() if cell[0] != "backwards, LoRA"}
     vowels: Cells = {("vowels, full", "vowels"): ("task=vowels,method=full", {})}
     model, seeds = f"model={MODELS[scale]}", SEEDS[scale]
     return [

@@ -1,6 +1,6 @@
 """Prompts of all lengths, decoded in batches of few shapes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,15 +41,15 @@ def lay(prompts: Sequence[Sequence[int]], rows: int, largest: int | None = None)
 
 
 def generate_batches(
-    model: Transformer, params: Any, prompts: Sequence[Sequence[int]], *, batch_size: int, **options: Any
-) -> list[list[int]]:
-    """The new tokens of each prompt (the best or first sequence), in the order given, without the end token.
+    model: Transformer, params: Any, prompts: Mapping[int, Sequence[int]], *, batch_size: int, **options: Any
+) -> dict[int, list[int]]:
+    """The new tokens of each prompt (the best or first sequence) by its number, without the end token.
 
     Decodes prompts of like length together. Arguments and errors as `continue_batches`.
     """
-    numbered = sorted(enumerate(prompts), key=lambda pair: len(pair[1]))
-    results = dict(continue_batches(model, params, numbered, batch_size=batch_size, **options))
-    return [results[i][0].tokens for i in range(len(prompts))]
+    numbered = sorted(prompts.items(), key=lambda pair: len(pair[1]))
+    results = continue_batches(model, params, numbered, batch_size=batch_size, **options)
+    return {number: sequences[0].tokens for number, sequences in results}
 
 
 def continue_batches(

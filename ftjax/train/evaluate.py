@@ -52,8 +52,8 @@ class Evaluator:
     """Evaluates a split with one compiled function a batch shape."""
 
     def __init__(self, parts: Parts, data: Data, mesh: Mesh, f: Any, *, last: bool = False):
-        """Between training steps (not `last`) text is written for metrics, by beams too, only where the main one needs
-        it, or where `generate.examples` says for how many."""
+        """Between training steps (not `last`) text is written for metrics, by beams and drawn too, only where the main
+        one needs it, or where `generate.examples` says for how many."""
         self._parts, self._data, self._mesh = parts, data, mesh
         self._writes, self._scores_text = parts.kind.writes and not parts.task.chunked, False
         if self._writes:
@@ -69,6 +69,7 @@ class Evaluator:
             samples = f.generate.samples if any(of_text) else 0
             require("generate.samples", samples, samples >= 0, "0 or more")
             self._beams, self._samples = (beams, samples) if self._scores_text else (1, 0)
+            self._seed = f.seed
         objective, whole = parts.objective, NamedSharding(mesh, PartitionSpec())
         if objective.outputs is not None:
             outputs = objective.outputs
@@ -85,11 +86,12 @@ class Evaluator:
         """Takes the compiled function of the evaluator of another run of the same model, kind and method."""
         self._run = other._run
 
-    def __call__(self, train: Tree, frozen: Tree, samples: int = 0) -> tuple[dict[str, Measure], Rows]:
-        """(metrics, rows): all the answers that a metric needs, else `samples` of them.
+    def __call__(self, train: Tree, frozen: Tree, shown: int = 0) -> tuple[dict[str, Measure], Rows]:
+        """(metrics, rows): all the answers that a metric needs, else `shown` of them.
 
         With `generate.num_beams` the metrics of text are also by beam search, `bleu_beam5` beside the greedy `bleu`;
-        with `generate.samples` also means over so many drawn answers, `bleu_sampled8`, what a policy gradient raises.
+        with `generate.samples` also over so many answers drawn at temperature 1, by (seed, draw, example), together,
+        `bleu_sampled8`: at that temperature, what a policy gradient raises.
         """
         given = [
             jax.tree.map(np.asarray, self._run(train, frozen, batch))
@@ -107,7 +109,7 @@ class Evaluator:
             return {name: found._replace(resamples=False) for name, found in sums.items()}, []  # batches are no rows
         limit = 0
         if self._writes:
-            limit = self._limit if self._scores_text else samples
+            limit = self._limit if self._scores_text else shown
         variables, score, outputs = tree.join(train, frozen), kind.score, gather(given, len(encoded))
 
         def scored(**decoding: Any) -> Result:
@@ -116,43 +118,41 @@ class Evaluator:
 
         measures, rows = scored()
         if self._writes and self._beams > 1:
-            add(f"_beam{self._beams}", measures, rows, [scored(num_beams=self._beams)])
+            beside(f"_beam{self._beams}", measures, rows, [scored(num_beams=self._beams)])
         if self._writes and self._samples:
-            drawn = [scored(do_sample=True, seed=seed) for seed in range(self._samples)]
-            add(f"_sampled{self._samples}", measures, rows, drawn)
+            first = self._seed * self._samples
+            drawn = [scored(do_sample=True, seed=(first + i) % 2**31) for i in range(self._samples)]
+            beside(f"_sampled{self._samples}", measures, rows, drawn)
         return measures, rows
 
     def _answers(self, variables: Tree, examples: Sequence[int], decoding: dict[str, Any]) -> list[str]:
         """Answers, greedy where `decoding` says nothing else, to what training saw before the first labelled token."""
         parts, encoded = self._parts, self._data.encoded
-        prompts = [prompt_of(encoded, i) for i in examples]
+        prompts = {i: prompt_of(encoded, i) for i in examples}
         adapters = parts.method.expand(variables["adapters"], variables["params"])
         by_room: dict[int, list[int]] = {}  # near the model's last position there is less, in steps of 8: few compile
-        for i, prompt in enumerate(prompts):
+        for i, prompt in prompts.items():
             left = most_new_tokens(parts.model, adapters, len(prompt))
             by_room.setdefault(self._max_new if left >= self._max_new else left - left % 8 or left, []).append(i)
-        answers = [""] * len(prompts)
+        answers = dict.fromkeys(prompts, "")
         for most, chosen in by_room.items():
             new = generate_batches(
-                parts.model, variables["params"], [prompts[i] for i in chosen], adapters=adapters,
+                parts.model, variables["params"], {i: prompts[i] for i in chosen}, adapters=adapters,
                 batch_size=min(self._batch_size, len(chosen)), max_new_tokens=most, **decoding,
                 **edges(parts), **parts.setting.forced,
-            ) if most > 0 else [[]] * len(chosen)  # fmt: skip
-            for i, tokens in zip(chosen, new):
+            ) if most > 0 else {}  # fmt: skip
+            for i, tokens in new.items():
                 answers[i] = parts.tokenizer.decode(tokens, skip_special_tokens=True)
-        return answers
+        return [answers[i] for i in examples]
 
 
-def add(mark: str, measures: dict[str, Measure], rows: Rows, found: Sequence[Result]) -> None:
-    """The metrics of text of other answers to the same prompts, under names with a mark: in the mean over `found`, of
-    which a row has each `prediction`."""
+def beside(mark: str, measures: dict[str, Measure], rows: Rows, found: Sequence[Result]) -> None:
+    """Adds the metrics of text of other answers to the same prompts, under names with a mark: those of a corpus from
+    the counts of all, those of rows in the mean. A row has the `prediction`, or a list of several."""
     for name, one in found[0].measures.items():
         if name.rpartition("/")[2] in WRITTEN:  # of a mixture's part, too
-            every = [result.measures[name] for result in found]
-            values = None if one.rows is None else np.mean([each.rows for each in every], 0).tolist()
-            measures[f"{name}{mark}"] = one._replace(
-                statistics=np.mean([each.statistics for each in every], 0), rows=values
-            )
+            statistics = np.mean([result.measures[name].statistics for result in found], 0)
+            measures[f"{name}{mark}"] = one._replace(statistics=statistics, rows=None)  # which the rows below have
     for row, *theirs in zip(rows, *(result.rows for result in found), strict=True):
         for name in ("prediction", *WRITTEN):
             if name in theirs[0]:

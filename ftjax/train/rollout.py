@@ -114,8 +114,8 @@ class Rollout:
 
     def _lay(self, asked: list[np.ndarray], answers: list[np.ndarray], rows: np.ndarray, count: int) -> Arrays:
         """The arrays of a batch of `count` rows, from what a decoder reads, its answers, and the row of each."""
-        longest = bucket(max(map(len, asked)), largest=self._longest)
-        length = (1 if self._encoded.source else longest) + self._new - 1
+        read = 1 if self._encoded.source else bucket(max(map(len, asked)), largest=self._longest)
+        length = read + self._new - 1
         batch = {name: np.zeros((count, length), np.int32) for name in ("input_ids", "segment_ids", "position_ids")}
         batch["label_positions"] = np.zeros((count, self._new), np.int32)
         batch["labels"] = np.full((count, self._new), IGNORED, np.int32)

@@ -56,7 +56,7 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
 
 
-@pytest.mark.parametrize("field", ["warm_start=run", "task.shots=2", "generate.num_beams=3"])
+@pytest.mark.parametrize("field", ["warm_start=run", "task.shots=2", "generate.num_beams=3", "generate.samples=2"])
 def test_a_field_that_nothing_reads_is_told_before_the_evaluation(field, capsys, monkeypatch):
     monkeypatch.setattr(Evaluator, "__call__", None)
     assert main(["eval", *CLASSES, f"--config.{field}"]) == 2

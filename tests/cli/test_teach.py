@@ -259,6 +259,7 @@ def test_draws_for_shots_by_a_teacher_of_other_tokens(corpus, tmp_path):
         ("sequence", "teacher", ("--output=x", "--sequences", "--max_new_tokens=99"), "leaves no room"),
         ("sequence", "teacher", ("--output=x", "--sequences", "--num_return_sequences=2"), "needs do_sample"),
         ("sequence", "teacher", ("--output=x", "--sequences", "--config.generate.num_beams=5"), "num_beams=5: set"),
+        ("sequence", "teacher", ("--output=x", "--sequences", "--config.generate.samples=5"), "samples=5: set"),
     ],
 )  # fmt: skip
 def test_what_is_found_wrong(run, tmp_path, monkeypatch, distill, source, flags, words):

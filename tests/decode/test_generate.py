@@ -207,9 +207,12 @@ def test_batches_and_seeds(monkeypatch):
     model, params = make(BASE.replace(max_positions=26))  # fewer than the bucket of 17 has columns
     texts = [list(map(int, row)) for n in (1, 3, 2, 5, 17) for row in np.random.default_rng(n).integers(3, 40, (1, n))]
     options = {"max_new_tokens": 8, "do_sample": True, "top_p": 0.9, "seed": 3, "eos_token_id": np.int64(2)}
-    together = generate_batches(model, params, texts, batch_size=4, **options)
-    assert together[:4] == generate_batches(model, params, texts[:4], batch_size=2, **options)
-    assert together != generate_batches(model, params, texts, batch_size=4, **options | {"seed": 4})
+    prompts = dict(enumerate(texts))
+    drawn = generate_batches(model, params, prompts, batch_size=4, **options)
+    few = {i: prompts[i] for i in (2, 0, 3, 1)}
+    assert generate_batches(model, params, few, batch_size=2, **options) == {i: drawn[i] for i in few}
+    assert drawn != generate_batches(model, params, prompts, batch_size=4, **options | {"seed": 4})
+    together = [drawn[i] for i in range(len(texts))]
     assert all(2 not in tokens and len(tokens) <= 8 for tokens in together)
     laid, lay = [], batches.lay
     monkeypatch.setattr(batches, "lay", lambda prompts, rows: laid.append([*map(len, prompts)]) or lay(prompts, rows))
@@ -227,8 +230,9 @@ def test_batches_and_seeds(monkeypatch):
     assert [stopped[i][0].tokens for i in range(4)] == together[:4] and {len(tokens) for tokens in together[:4]} == {8}
     assert [stopped[i][0].ended for i in range(4)] == [True, False, False, False]
     assert [bucket(n) for n in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, 64]
+    assert [bucket(n, largest=20) for n in (1, 16, 17, 20)] == [16, 16, 20, 20] and bucket(9, largest=9) == 9
     with pytest.raises(UserError, match="without a token: 1"):
-        generate_batches(model, params, [[3], []], batch_size=2, max_new_tokens=2)
+        generate_batches(model, params, {0: [3], 1: []}, batch_size=2, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("match, cfg, change", [

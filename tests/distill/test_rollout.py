@@ -60,8 +60,14 @@ def test_a_batch_is_what_was_drawn(started, folder, monkeypatch, case):
         "seq2seq": {"model.path": str(folder / "seq2seq")},
     }[case]  # fmt: skip
     parts, data, rollout, leaves = started(**fields)
-    drawn, plain = [], module.continuations
-    monkeypatch.setattr(module, "continuations", lambda *args, **more: drawn.append(plain(*args, **more)) or drawn[-1])
+    drawn, given, plain = [], [], module.continuations
+
+    def continued(*args, **more):
+        given.append(args[2])  # the prompts' ids
+        drawn.append(plain(*args, **more))
+        return drawn[-1]
+
+    monkeypatch.setattr(module, "continuations", continued)
     host = next(iter(data.batches))
     batch = rollout(5, *leaves, host)
     variables = {
@@ -71,8 +77,10 @@ def test_a_batch_is_what_was_drawn(started, folder, monkeypatch, case):
     found = np.asarray(log_probs(parts.model, variables, batch)).sum(1)
     np.testing.assert_allclose(found, drawn[0].scores.ravel(), rtol=1e-4, atol=1e-4)
     assert len(batch["labels"]) == 12 and len({tuple(row) for row in batch["labels"].tolist()}) > 6
-    longest = 1 if case == "seq2seq" else max(len(prompt_of(data.encoded, i)) for i in range(len(data.encoded)))
-    assert batch["input_ids"].shape[1] <= longest + batch["labels"].shape[1] - 1  # no power of two is computed
+    longest = max(len(prompt_of(data.encoded, i)) for i in range(len(data.encoded)))
+    assert given[0].shape[1] <= longest  # no power of two is computed
+    read = 1 if case == "seq2seq" else longest
+    assert batch["input_ids"].shape[1] <= read + batch["labels"].shape[1] - 1
     for row, prompt in enumerate(prompt_of(data.encoded, i) for i in host["example"].max(1) for _ in range(3)):
         ids, first = batch["input_ids"][row], batch["label_positions"][row, 0]
         if case == "seq2seq":

@@ -84,6 +84,8 @@ def test_drawn_answers_in_the_mean(configure):
     each = [measure("rouge_l", draw, references) for draw in drawn]
     np.testing.assert_allclose(both["rouge_l_sampled3"], np.mean([one.value for one in each]))
     np.testing.assert_allclose([row["rouge_l_sampled3"] for row in rows], np.mean([one.rows for one in each], 0))
+    other, *_ = evaluated(configure(seed=1, **{"generate.samples": 3})[0])
+    assert any(other[name] != both[name] for name in added)
     pooled = measure("bleu", [text for draw in drawn for text in draw], references * 3)
     np.testing.assert_allclose(both["bleu_sampled3"], pooled.value)
 
@@ -100,9 +102,11 @@ def test_a_run_keeps_them(configure, tmp_path):
 
 
 def test_they_may_be_for_a_later_evaluation_alone(configure, tmp_path, mesh):
-    config, default = configure(**{"generate.num_beams": 3})
+    config, default = configure(**{"generate.num_beams": 3, "generate.samples": 3})
     course = Course(config, default, tmp_path / "run", make_mesh(config.mesh))
     measures, _ = course.evaluator(*tree.split(course.parts.variables, course.parts.labels))
-    assert "perplexity" in measures and not measures.keys() & set(WRITTEN)  # between steps no text is scored
-    with pytest.raises(UserError, match=r"generate\.num_beams=0: give 1 or more"):
-        Course(*configure(**{"generate.num_beams": 0}), tmp_path / "run", make_mesh(config.mesh))
+    assert "perplexity" in measures  # between steps no text is scored
+    assert not {name for name in measures if name.startswith(WRITTEN)}
+    for wrong, says in (("num_beams", r"num_beams=-1: give 1 or more"), ("samples", r"samples=-1: give 0 or more")):
+        with pytest.raises(UserError, match=says):
+            Course(*configure(**{f"generate.{wrong}": -1}), tmp_path / "run", make_mesh(config.mesh))
