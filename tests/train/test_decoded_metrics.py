@@ -10,11 +10,12 @@ from configs.default import get_config
 from ftjax import tree
 from ftjax.data.tokenizer import train_tokenizer
 from ftjax.errors import UserError
+from ftjax.kinds.base import Result
 from ftjax.metrics import WRITTEN, measure
 from ftjax.parallel.mesh import make_mesh
 from ftjax.train.build import build
 from ftjax.train.course import Course
-from ftjax.train.evaluate import evaluate_split
+from ftjax.train.evaluate import beside, evaluate_split
 from ftjax.train.fields import Fields
 from ftjax.train.loop import train
 
@@ -80,14 +81,27 @@ def test_drawn_answers_in_the_mean(configure):
     assert {name: both[name] for name in plain} == plain
     drawn = list(zip(*(row["prediction_sampled3"] for row in rows), strict=True))  # draws, rows
     assert len(set(drawn)) == 3 and all(len(row) == len(rows) for row in drawn)
-    references = [row["references"] for row in rows]
-    each = [measure("rouge_l", draw, references) for draw in drawn]
-    np.testing.assert_allclose(both["rouge_l_sampled3"], np.mean([one.value for one in each]))
-    np.testing.assert_allclose([row["rouge_l_sampled3"] for row in rows], np.mean([one.rows for one in each], 0))
-    other, *_ = evaluated(configure(seed=1, **{"generate.samples": 3})[0])
-    assert any(other[name] != both[name] for name in added)
-    pooled = measure("bleu", [text for draw in drawn for text in draw], references * 3)
-    np.testing.assert_allclose(both["bleu_sampled3"], pooled.value)
+    _, others, _ = evaluated(configure(seed=1, **{"generate.samples": 3})[0])
+    assert not set(drawn) & set(zip(*(row["prediction_sampled3"] for row in others)))
+
+
+def test_several_answers_by_hand():
+    """Rows' means; of a corpus, the counts of all answers together."""
+    references = [["a b c d e"], ["v w x y z"]]
+    found = []
+    for texts in (["a b c d e", "v w x y"], ["a b c d e", "v w x y z"]):
+        measures = {name: measure(name, texts, references) for name in ("exact_match", "bleu")}
+        rows = [{"prediction": text, "exact_match": x} for text, x in zip(texts, measures["exact_match"].rows)]
+        found.append(Result({**measures, "part/bleu": measures["bleu"], "loss": measures["bleu"]}, rows))
+    measures, rows = {}, [{}, {}]
+    beside("_sampled2", measures, rows, found)
+    assert measures.keys() == {"exact_match_sampled2", "bleu_sampled2", "part/bleu_sampled2"}
+    assert measures["exact_match_sampled2"].value == 0.75
+    every = [row["prediction"] for result in found for row in result.rows]
+    assert 0 < measures["bleu_sampled2"].value < 1
+    assert measures["bleu_sampled2"].value == pytest.approx(measure("bleu", every, references * 2).value)
+    assert [row["exact_match_sampled2"] for row in rows] == [1, 0.5]
+    assert rows[1]["prediction_sampled2"] == ["v w x y", "v w x y z"]
 
 
 def test_a_run_keeps_them(configure, tmp_path):
