@@ -154,12 +154,10 @@ def beside(mark: str, measures: dict[str, Measure], rows: Rows, found: Sequence[
             statistics = np.mean([result.measures[name].statistics for result in found], 0)
             measures[f"{name}{mark}"] = one._replace(statistics=statistics, rows=None)  # which the rows below have
     for row, *theirs in zip(rows, *(result.rows for result in found), strict=True):
-        for name in ("prediction", *WRITTEN):
-            if name in theirs[0]:
-                values = [other[name] for other in theirs]
-                row[f"{name}{mark}"] = (
-                    values[0] if len(values) == 1 else values if name == "prediction" else float(np.mean(values))
-                )
+        for name in (name for name in WRITTEN if name in theirs[0]):
+            row[f"{name}{mark}"] = float(np.mean([other[name] for other in theirs]))
+        if texts := [other["prediction"] for other in theirs if "prediction" in other]:
+            row[f"prediction{mark}"] = texts if len(texts) > 1 else texts[0]
 
 
 def prompt_of(encoded: Encoded, index: int) -> list[int]:

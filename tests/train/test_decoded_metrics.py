@@ -73,7 +73,7 @@ def test_they_stand_beside_the_greedy_ones(configure):
     assert [row["rouge_l_beam3"] for row in rows] == measure("rouge_l", predictions, references).rows
 
 
-def test_drawn_answers_in_the_mean(configure):
+def test_drawn_answers_are_the_seeds_and_each_draw_another(configure):
     plain, *_ = evaluated(configure()[0])
     both, rows, parts = evaluated(configure(**{"generate.samples": 3})[0])
     added = {f"{name}_sampled3" for name in parts.metrics if name != "perplexity"}
