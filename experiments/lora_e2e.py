@@ -39,7 +39,7 @@ PAPER = {
     "generate.num_beams": 10, "generate.examples": 1000, "generate.max_new_tokens": 64, "task.eval_split": "test",
 }  # fmt: skip
 RECIPES = {
-    "nano": Recipe("model=nano-gpt,task=e2e", {**DESCRIPTIONS, "steps": 400, "eval_every": 400}, range(2)),
+    "nano": Recipe("model=nano-gpt,task=e2e", {**DESCRIPTIONS, "steps": 320, "eval_every": 320}, range(2)),
     "small": Recipe("model=nano-gpt,task=e2e", SMALL, range(1)),
     "paper": Recipe("model=openai-community/gpt2-medium,task=e2e", PAPER, range(3)),
 }

@@ -67,7 +67,7 @@ def files(name: str) -> dict[str, Any]:
 RESTAURANTS, RESTAURANT_TEXTS = files("restaurants"), files("restaurant-texts")
 TEXT_FILES, TALES = files("texts"), files("tales")
 DESCRIPTIONS = {  # of the runs that learn to describe them
-    **RESTAURANTS, "task.max_length": 256, "steps": 250, "eval_every": 250, "batch_size": 8, "generate.examples": 100,
+    **RESTAURANTS, "task.max_length": 256, "steps": 225, "eval_every": 225, "batch_size": 8, "generate.examples": 100,
 }  # fmt: skip
 PEOPLE_FILES = {**files("people"), "task.classes": tuple(PEOPLE)}
 NOUN_FILES = {
