@@ -52,11 +52,34 @@ def what(path: str, scale: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _code(path: str) -> str:
-    """A hash of the experiment's code; its docstring may change later, to say what was found."""
-    code = ast.parse(Path(path).read_bytes())
-    if ast.get_docstring(code) is not None:
-        del code.body[0]
-    return hashlib.sha256(ast.dump(code).encode()).hexdigest()
+    """A hash of the code that prepares: of the experiment's statements those of `prepare`, and what it reaches by name.
+    Trials may be added later, and its docstring say what was found."""
+    module = ast.parse(Path(path).read_bytes())
+    statements = [(_changed(statement), statement) for statement in module.body]
+    reached: set[str] = set()
+    todo = {"prepare"}
+    while todo:
+        reached |= todo
+        read = [statement for names, statement in statements if names & todo]
+        todo = {x.id for statement in read for x in ast.walk(statement) if isinstance(x, ast.Name)} - reached
+    dumped = [ast.dump(statement) for names, statement in statements if names & reached]
+    return hashlib.sha256("\n".join(dumped).encode()).hexdigest()
+
+
+def _changed(statement: ast.stmt) -> set[str]:
+    """The names whose meaning a module's statement may change: of one that is no definition all that it names."""
+    match statement:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {(alias.asname or alias.name).partition(".")[0] for alias in names}
+        case ast.Assign(targets=targets):
+            parts: list[ast.AST] = [*targets]
+        case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
+            parts = [target]
+        case _:
+            parts = [statement]
+    return {x.id for part in parts for x in ast.walk(part) if isinstance(x, ast.Name)}
 
 
 def is_prepared(sweep: Sweep) -> bool:

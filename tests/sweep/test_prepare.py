@@ -121,11 +121,44 @@ def test_nothing_is_prepared_that_no_trial_reads(write, tmp_path):
     assert is_prepared(made) and not made.prepared.exists()
 
 
-def test_what_an_experiment_says_of_itself_may_change(sweep_in):
-    by_hand(sweep_in())
-    assert is_prepared(sweep_in("runs", ("A table.", "A table.\n\nFound: nothing.")))
-    with pytest.raises(UserError, match="another experiment's code"):
-        is_prepared(sweep_in("runs", ("emma", "anna")))
+REACHES = (
+    "\n\ndef prepare(scale, folder, fields):\n",
+    """
+
+NAMES = ["emma"]
+NAMES.append("anna")
+
+
+def rows():
+    return NAMES
+
+
+def prepare(scale, folder, fields):
+    rows()
+""",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (("A table.", "A table.\n\nFound: nothing."), False),
+        (('"steps": 4,', '"steps": 5,'), False),
+        (("name\\nemma", "name\\nanna"), True),
+        (('NAMES = ["emma"]', 'NAMES = ["eva"]'), True),
+        (('NAMES.append("anna")', 'NAMES.append("eva")'), True),
+        (("    return NAMES", "    return NAMES[:1]"), True),
+    ],
+)
+def test_code_that_preparing_does_not_reach_may_change(sweep_in, change, again):
+    """The docstring, which says what was found, and the trials; what it calls and what that reads may not."""
+    by_hand(sweep_in("runs", REACHES))
+    changed = sweep_in("runs", REACHES, change)
+    if again:
+        with pytest.raises(UserError, match="another experiment's code"):
+            is_prepared(changed)
+    else:
+        assert is_prepared(changed)
 
 
 @pytest.mark.parametrize(
