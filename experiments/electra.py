@@ -15,7 +15,7 @@ minutes. paper: the fine-tuning of the released checkpoints on GLUE's developmen
 of large 5e-5; 0.8, of large 0.9 of it a layer further down; 3 epochs, RTE and STS-B 10), beside its medians;
 pretraining them takes 1M steps, by `task=text` with --config.task.objective=rtd and --config.task.generator_size=0.25.
 
-nano: 20 runs of 100 steps after four of pretraining, four seeds of one pretraining, 13 minutes on 2 busy cores. Against
+nano: 20 runs of 100 steps after four of pretraining, four seeds of one pretraining, 10 minutes on 2 cores. Against
 the paper, masked words are ahead, the more the longer (65.6 and 86.8; replaced 62.1 and 66.5; none 56.0).
 """
 

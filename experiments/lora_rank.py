@@ -12,7 +12,7 @@ small: 2,000 rows of SST-2 by MiniLM, and of E2E (BLEU) by nano-gpt, 15 runs eac
 be put into WORKDIR/prepared before, as `minilm`, `sst2` and `e2e`. paper: RoBERTa-base on SST-2 by the recipe of the
 paper's table 9, five seeds. alpha is 16 (paper: 8) whatever the rank.
 
-nano: 30 runs of 300 steps, two seeds, 11 minutes on 2 cores: found, two or four matrices at rank 1 (89) are ahead of
+nano: 30 runs of 300 steps, two seeds, 9 minutes on 2 cores: found, two or four matrices at rank 1 (89) are ahead of
 Wq at rank 64 (86). Against the paper, the rank matters: 64 is 3 to 6 points ahead of 1.
 small: 30 runs, one seed, 32 minutes on 2 cores: on SST-2 all four matrices at rank 1 (81.2) are ahead of Wq at rank 64
 (79.5), and the rank hardly matters; on E2E (BLEU) Wq alone learns nothing, and of all four rank 1 is too low (2; 29 at

@@ -9,7 +9,7 @@ well as any one.
     ftjax table --workdir=runs/lora_targets --output=experiments/results/lora_targets.md
 
 nano: the shipped nano-gpt counts vowels, a scaled-down analogue; always answering the commonest count scores 43%.
-14 runs of 300 steps, two seeds, 19 minutes on 2 busy cores (of 690 processor seconds): found, one matrix 85 to 88, two
+14 runs of 300 steps, two seeds, 5 minutes on 2 cores: found, one matrix 85 to 88, two
 89 and 91, all four 90, Wq the worst. small: 14 runs, one seed, 22 minutes on 2 cores: on SST-2 78.9 (Wq) to 81.0 (all
 four), on E2E (BLEU) 0 to 15 (all four). Data and recipes are those of lora_rank.py, at scale paper too.
 """
