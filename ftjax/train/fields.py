@@ -24,7 +24,7 @@ class Fields:
         if name.startswith("__") or name not in self._config:
             raise MissingField(
                 f"config.{self._prefix}{name} does not exist, but this run needs it: choose the axis's value after the"
-                " colon of --config rather than by its name field"
+                " colon of --config rather than by its name field; to a run older than the field add it in config.json"
             )
         value = self._config[name]
         if isinstance(value, ConfigDict | FrozenConfigDict):

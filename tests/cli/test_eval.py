@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import jax
 import pytest
@@ -53,6 +54,11 @@ def test_a_head_that_was_never_trained_is_told(tmp_path, caplog, capsys):
     wanted = f"mesh 1x{2 * devices}x1 needs {2 * devices} devices, the machine has {devices}"
     capsys.readouterr()
     assert main(["eval", run[0], f"--config.mesh.fsdp={2 * devices}"]) == 2 and wanted in capsys.readouterr().err
+    older = json.loads(config.read_text())
+    del older["eval_batch_size"]
+    config.write_text(json.dumps(older))
+    wanted = "config.eval_batch_size does not exist.*; to a run older than the field add it in config.json"
+    assert main(["eval", run[0]]) == 2 and re.search(wanted, capsys.readouterr().err)
     assert main(["eval", REVERSE, *FLAGS, "--config.generate.max_new_tokens=2"]) == 0 and not said(caplog)
 
 
